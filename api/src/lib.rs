@@ -1,0 +1,1 @@
+//! Pure data shared by all parts of pdlab.

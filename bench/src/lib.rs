@@ -1,0 +1,1 @@
+//! Loads and measures: arrivals, datasets, client, cluster, records, reports.

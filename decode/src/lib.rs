@@ -1,0 +1,1 @@
+//! Handshake, pull, verify, generate; and the churn source.

@@ -1,0 +1,1 @@
+//! Pure model of a vLLM engine: KV blocks, prefix cache, scheduler, cost.

@@ -1,0 +1,1 @@
+//! Watches memory: sampler, estimator, verdict, signatures, scenarios.

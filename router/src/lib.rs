@@ -1,0 +1,1 @@
+//! HTTP front door: two legs, policies, health, retries.

@@ -1,0 +1,1 @@
+//! Moves KV bytes between processes over TCP or UCX.

@@ -1,0 +1,1 @@
+//! What prefill and decode share: the vLLM-shaped HTTP server around an engine loop.
