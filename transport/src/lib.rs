@@ -1,1 +1,57 @@
-//! Moves KV bytes between processes over TCP or UCX.
+//! Moves KV bytes between processes, by one-sided reads out of registered memory.
+//!
+//! The shape is the one that disaggregated LLM serving uses: every process opens an [`Agent`],
+//! registers its KV pool once as a [`Region`], and hands out opaque metadata. Whoever holds that
+//! metadata connects, gets a [`Peer`], and [reads](Peer::read) many blocks as one transfer. The
+//! owner of the blocks is not consulted; it learns of the read from the [`Notification`] that the
+//! reader attaches, which arrives only after all the data has.
+//!
+//! What this crate is not: it knows no request, no block table and no lease. It never writes into
+//! a peer's memory. It reads no environment variable and prints nothing.
+//!
+//! # Modules
+//! - `agent`: opens a backend, keeps the table of regions, connects, drains.
+//! - `peer`: checks descriptors, takes claims, enforces deadlines, keeps cancelled reads owned.
+//! - [`mapping`], `region`, `claims`: memory, who may touch which bytes of it, and until when.
+//! - `metadata`: the bytes that one agent hands to another, and a decoder that trusts none of them.
+//! - `backend`: what a backend must guarantee; `tcp` is the one that needs nothing but sockets.
+//! - `counters`, `notifications`: what the [`Snapshot`] shows, and the bounded inbox.
+//! - [`config`], [`error`]: limits with their defaults; every way to fail, with its cure.
+//!
+//! # Thread safety
+//! [`Agent`], [`Region`] and [`Peer`] are cheap clones of shared state and may be used from any
+//! thread. Futures must be polled inside the tokio runtime in which the agent was opened, or
+//! another one that lives as long.
+//!
+//! # Resource cleanup
+//! [`Agent::close`] returns when tasks, sockets, endpoints and registrations are gone. Dropping
+//! the last [`Agent`] and [`Peer`] without it starts the same teardown in the background.
+
+#![expect(
+    unsafe_code,
+    reason = "memory mappings, raw scatter-gather I/O and FFI; each block argues its safety"
+)]
+
+mod agent;
+mod backend;
+mod claims;
+pub mod config;
+mod counters;
+pub mod error;
+pub mod mapping;
+mod metadata;
+mod notifications;
+mod peer;
+mod region;
+mod tcp;
+
+pub use agent::Agent;
+pub use backend::{Probe, probe};
+pub use config::{AgentConfig, BackendChoice, BackendKind, Limits, UcxBuild};
+pub use counters::Snapshot;
+pub use error::Error;
+pub use mapping::Mapping;
+pub use metadata::{BlockLayout, RemoteRegion};
+pub use notifications::Notification;
+pub use peer::{Descriptor, Peer, ReadReport};
+pub use region::Region;

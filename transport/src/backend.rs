@@ -1,0 +1,268 @@
+//! The seam between what every backend shares and what each one does.
+//!
+//! Shared, and done before a backend is called: range checks on both sides, claims, waiting for a
+//! slot, deadlines, cancellation, failure counts, the metadata's encoding, the table of regions.
+//! A backend moves the bytes of a [`Transfer`] and keeps it until its device is done with it.
+
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::Instant;
+
+use crate::config::{AgentConfig, BackendChoice, BackendKind, Limits, UcxBuild};
+use crate::counters::{Counters, Held};
+use crate::error::Error;
+use crate::metadata::Metadata;
+use crate::notifications::{Notification, Notifications};
+use crate::region::{ExclusiveClaim, RegionCore};
+use crate::tcp;
+
+/// What the methods of a backend return: boxed, so that backends can be chosen at run time.
+pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What an agent shares with its backend. Holds nothing that holds the backend: dropping the last
+/// handle of the backend must be possible while its tasks still have this.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) name: String,
+    /// Random per agent; also in its metadata. A server refuses clients that look for another.
+    pub(crate) instance: u64,
+    pub(crate) limits: Limits,
+    pub(crate) counters: Counters,
+    pub(crate) notifications: Notifications,
+    /// The runtime in which the agent was opened; for tasks that a destructor must start.
+    pub(crate) runtime: Handle,
+}
+
+impl Shared {
+    /// Delivers a notification from a peer, or counts it as dropped.
+    pub(crate) fn deliver(&self, from: &str, payload: Bytes) {
+        let notification = Notification { from: from.to_owned(), payload };
+        if !self.notifications.push(notification) {
+            self.counters.fail("notifications_dropped");
+        }
+    }
+}
+
+/// One opened backend of one agent.
+///
+/// Dropping it without `close` must release everything too, in the background if need be, and
+/// must not block or panic.
+pub(crate) trait Backend: Send + Sync + 'static {
+    fn kind(&self) -> BackendKind;
+
+    /// Version of the library behind it, as it reports it at run time.
+    fn version(&self) -> Option<String>;
+
+    /// Makes `region` readable by peers and returns the key that they need for that. The backend
+    /// keeps the `Arc` until the memory is deregistered, at the latest in `close` or drop: the
+    /// memory must not be unmapped while a device may reach it.
+    fn register(&self, region: &Arc<RegionCore>) -> Result<Bytes, Error>;
+
+    /// Where peers reach this agent, in the backend's own encoding.
+    fn address(&self) -> Result<Bytes, Error>;
+
+    /// Connects. `metadata` has been decoded and is of this backend, but its address, keys and
+    /// bases are still foreign bytes. Dropping the future gives up and releases what it had.
+    /// Success means that the peer has answered where the backend can tell.
+    fn connect(&self, metadata: Arc<Metadata>) -> BoxFuture<'_, Result<Arc<dyn Link>, Error>>;
+
+    /// Releases everything: ends every link as `Link::abort` does, deregisters the regions, stops
+    /// listening, joins tasks and threads. Resolves when all of it is gone, and every transfer
+    /// and [`Held`] with it. May be called again, also after an earlier call was dropped halfway.
+    fn close(&self) -> BoxFuture<'_, Result<(), Error>>;
+}
+
+/// One connection to one peer. Dropping the last handle is an `abort`; handles may be dropped
+/// anywhere, also outside of a runtime.
+pub(crate) trait Link: Send + Sync + 'static {
+    /// Starts a transfer; must not block. The backend calls [`Transfer::finish`] exactly once,
+    /// when its device will touch the local ranges no more, whatever happened. Several transfers
+    /// may be in flight (at most `Limits::reads_per_peer`) and may finish in any order.
+    ///
+    /// With a notification: it is sent after the last byte has arrived here, unless the transfer
+    /// failed or nobody waits any more ([`Transfer::take_notification`] decides that), and the
+    /// transfer finishes when the notification needs nothing more from this process than that the
+    /// link is not aborted. A `close` of the agent right after a finished read must not lose it.
+    fn post(&self, transfer: Transfer);
+
+    /// Sends a notification, in order with those of this link's finished transfers. Resolves as
+    /// for `post`; dropping the future may or may not still send it.
+    fn notify(&self, payload: Bytes) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// False once the connection is known to be gone. Never true again.
+    fn is_alive(&self) -> bool;
+
+    /// Tears the connection down. Must not block, may be called more than once and together with
+    /// everything else. Every transfer in flight finishes with [`Error::PeerLost`], as soon as
+    /// the device is done with it: that must not depend on the peer, which may be stopped.
+    fn abort(&self, reason: &str);
+
+    /// Resolves when an aborted link's resources are gone; calls `abort` if nobody has.
+    fn closed(&self) -> BoxFuture<'_, ()>;
+}
+
+/// One block to move. The ranges were checked against the local region and the peer's metadata.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Block {
+    /// Offset in the transfer's region.
+    pub(crate) local_offset: usize,
+    /// Index in the peer's metadata; the region exists there.
+    pub(crate) remote_region: u32,
+    /// Offset in that region; add its `base` for an address.
+    pub(crate) remote_offset: u64,
+    /// Bytes; never 0.
+    pub(crate) len: usize,
+}
+
+/// A read that a backend carries out. Owns the local bytes until it is finished or dropped.
+#[derive(Debug)]
+pub(crate) struct Transfer {
+    // Fields drop in this order: the bytes are free and the counts are right before the caller
+    // hears of it.
+    claim: ExclusiveClaim,
+    blocks: Vec<Block>,
+    notification: Option<Bytes>,
+    in_flight: Held,
+    slot: OwnedSemaphorePermit,
+    cancelled: Arc<AtomicBool>,
+    done: oneshot::Sender<Result<(), Error>>,
+}
+
+impl Transfer {
+    pub(crate) fn new(
+        claim: ExclusiveClaim,
+        blocks: Vec<Block>,
+        notification: Option<Bytes>,
+        in_flight: Held,
+        slot: OwnedSemaphorePermit,
+    ) -> (Self, oneshot::Receiver<Result<(), Error>>) {
+        let (done, result) = oneshot::channel();
+        let cancelled = Arc::default();
+        (Self { claim, blocks, notification, in_flight, slot, cancelled, done }, result)
+    }
+
+    /// A flag to set when nobody waits for the result any more.
+    pub(crate) fn cancelled(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.cancelled)
+    }
+
+    /// The local region, for its memory handle.
+    pub(crate) fn region(&self) -> &Arc<RegionCore> {
+        self.claim.region()
+    }
+
+    /// What to move: at least one block.
+    pub(crate) fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
+    /// Where a block goes. Valid for `block.len` bytes, and nobody else in this process reads or
+    /// writes them, while the transfer lives.
+    pub(crate) fn destination(&self, block: &Block) -> *mut u8 {
+        let range = block.range();
+        debug_assert!(range.end <= self.region().len(), "blocks are checked before they get here");
+        // SAFETY: the range was checked to lie inside of the mapping, which the claim keeps alive.
+        unsafe { self.region().base().add(range.start) }
+    }
+
+    /// The notification to send now that the data is there. `None` if there is none, or if the
+    /// caller has gone: who gave up on a read must not have it acknowledged.
+    pub(crate) fn take_notification(&mut self) -> Option<Bytes> {
+        self.notification.take().filter(|_| !self.cancelled.load(Relaxed))
+    }
+
+    /// Ends the transfer: the local bytes are free from here on.
+    pub(crate) fn finish(self, result: Result<(), Error>) {
+        let Self { claim, in_flight, slot, done, .. } = self;
+        drop((claim, in_flight, slot));
+        // Nobody may be waiting any more; then there is nobody to tell.
+        let _ = done.send(result);
+    }
+}
+
+impl Block {
+    /// The local bytes, as a range of the transfer's region.
+    pub(crate) fn range(&self) -> Range<usize> {
+        self.local_offset..self.local_offset + self.len
+    }
+}
+
+/// Whether a backend can be used here, and why or why not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Probe {
+    /// The backend.
+    pub backend: BackendKind,
+    /// Whether an agent could be opened with it.
+    pub usable: bool,
+    /// The version found, or what is missing and how to get it.
+    pub detail: String,
+}
+
+/// Looks at every backend, without opening an agent. `ucx` is the build that would be opened.
+#[must_use]
+pub fn probe(ucx: Option<&UcxBuild>) -> Vec<Probe> {
+    let tcp = Probe {
+        backend: BackendKind::Tcp,
+        usable: true,
+        detail: "sockets of the operating system; cannot show leaks of UCX".to_owned(),
+    };
+    vec![tcp, probe_ucx(ucx)]
+}
+
+/// Opens the chosen backend; says also why it is that one.
+pub(crate) async fn open(
+    config: &AgentConfig,
+    shared: &Arc<Shared>,
+) -> Result<(Arc<dyn Backend>, String), Error> {
+    match config.choice {
+        BackendChoice::Only(kind) => {
+            let backend = open_one(kind, config, shared).await?;
+            Ok((backend, format!("{kind} was asked for")))
+        }
+        BackendChoice::Auto => match open_one(BackendKind::Ucx, config, shared).await {
+            Ok(backend) => Ok((backend, "ucx is usable here".to_owned())),
+            Err(error) => {
+                let backend = open_one(BackendKind::Tcp, config, shared).await?;
+                Ok((backend, format!("tcp, because ucx is not usable: {error}")))
+            }
+        },
+    }
+}
+
+async fn open_one(
+    kind: BackendKind,
+    config: &AgentConfig,
+    shared: &Arc<Shared>,
+) -> Result<Arc<dyn Backend>, Error> {
+    match kind {
+        BackendKind::Tcp => tcp::open(config, Arc::clone(shared)).await,
+        BackendKind::Ucx => open_ucx(config, shared).await,
+    }
+}
+
+async fn open_ucx(_config: &AgentConfig, _shared: &Arc<Shared>) -> Result<Arc<dyn Backend>, Error> {
+    Err(Error::Unsupported { reason: UCX_NOT_BUILT.to_owned() })
+}
+
+fn probe_ucx(_ucx: Option<&UcxBuild>) -> Probe {
+    Probe { backend: BackendKind::Ucx, usable: false, detail: UCX_NOT_BUILT.to_owned() }
+}
+
+const UCX_NOT_BUILT: &str =
+    "this program was built without UCX; build it with `cargo build --features ucx`";
+
+/// The moment `timeout` from now. A timeout too long for the clock means a century.
+pub(crate) fn after(timeout: Duration) -> Instant {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    let now = Instant::now();
+    now.checked_add(timeout).unwrap_or_else(|| now + CENTURY)
+}

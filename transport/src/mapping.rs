@@ -1,0 +1,225 @@
+//! Anonymous memory mappings that give themselves back.
+
+use std::ops::Range;
+use std::ptr::NonNull;
+
+use crate::error::Error;
+
+/// Page-aligned, zeroed, private memory, owned.
+///
+/// Dropping it calls `munmap` through libc's symbol, because that is the symbol that UCX's memory
+/// hooks patch: <https://openucx.readthedocs.io/en/master/faq.html>.
+#[derive(Debug)]
+pub struct Mapping {
+    base: NonNull<u8>,
+    /// What the caller asked for, in bytes.
+    len: usize,
+    /// `len` rounded up to whole pages: what the kernel gave.
+    mapped: usize,
+}
+
+// SAFETY: the mapping is plain memory that this value alone owns; nothing in it is tied to the
+// thread that made it.
+unsafe impl Send for Mapping {}
+// SAFETY: through `&Mapping` memory can only be read; every mutation takes `&mut`.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `len` bytes of zeroed memory. No page of it is resident until it is touched.
+    ///
+    /// # Errors
+    /// [`Error::Register`] if `len` is 0 or the kernel has no room for it.
+    pub fn anonymous(len: usize) -> Result<Self, Error> {
+        let failed = |reason: String| Error::Register { len, reason };
+        if len == 0 {
+            return Err(failed("a mapping needs at least one byte".to_owned()));
+        }
+        let mapped = len
+            .checked_next_multiple_of(page_size())
+            .ok_or_else(|| failed("the length exceeds the address space".to_owned()))?;
+        // SAFETY: an anonymous mapping at an address of the kernel's choice overlays nothing.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                mapped,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            let cause = std::io::Error::last_os_error();
+            return Err(failed(format!("mmap failed: {cause}; free memory or raise `ulimit -v`")));
+        }
+        let base = NonNull::new(base.cast()).ok_or_else(|| failed("mmap gave address 0".to_owned()))?;
+        Ok(Self { base, len, mapped })
+    }
+
+    /// Length in bytes, as asked for.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a mapping is never empty")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The first byte. Valid for `len` bytes while the mapping lives.
+    #[must_use]
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.base.as_ptr()
+    }
+
+    /// Makes every page resident by writing to it, and leaves the content as it is.
+    pub fn prefault(&mut self) {
+        for page in self.as_mut_slice().chunks_mut(page_size()) {
+            let first: *mut u8 = &raw mut page[0];
+            // SAFETY: `first` comes from a unique reference; the access is volatile so that the
+            // compiler cannot see that it changes nothing.
+            unsafe { first.write_volatile(first.read_volatile()) };
+        }
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        // SAFETY: `base..base+len` is mapped readable and writable, zero-initialised by the
+        // kernel, and stays so until drop; `&self` keeps `&mut` users away.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.len) }
+    }
+
+    /// The bytes, to change them.
+    #[must_use]
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: as in `as_slice`, and `&mut self` makes the access exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.len) }
+    }
+
+    /// Gives the pages of `range` back to the kernel (`madvise(MADV_DONTNEED)`): they read as
+    /// zero afterwards and are not resident until touched again. The address range stays mapped.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] if the range leaves the mapping; [`Error::Register`] if it does not
+    /// begin and end on page boundaries (the mapping's own end counts as one).
+    pub fn discard(&mut self, range: Range<usize>) -> Result<(), Error> {
+        if range.start > range.end || range.end > self.len {
+            return Err(Error::OutOfRange {
+                what: "the range to discard".to_owned(),
+                offset: range.start as u64,
+                len: range.end.saturating_sub(range.start) as u64,
+                limit: self.len as u64,
+            });
+        }
+        let end = if range.end == self.len { self.mapped } else { range.end };
+        self.require_page_boundary(range.start)?;
+        self.require_page_boundary(end)?;
+        // SAFETY: the range lies inside of the mapping and covers whole pages; `&mut self` says
+        // that nobody reads them meanwhile.
+        let status = unsafe {
+            libc::madvise(
+                self.base.as_ptr().add(range.start).cast(),
+                end - range.start,
+                libc::MADV_DONTNEED,
+            )
+        };
+        if status != 0 {
+            let source = std::io::Error::last_os_error();
+            return Err(Error::Io { operation: "discard pages with madvise".to_owned(), source });
+        }
+        Ok(())
+    }
+
+    /// Cuts the mapping in two that are unmapped one by one, as an allocator does that returns a
+    /// large arena in pieces.
+    ///
+    /// # Errors
+    /// [`Error::Register`] if `middle` is no page boundary strictly inside; the mapping is then
+    /// unmapped as a whole.
+    pub fn split_at(self, middle: usize) -> Result<(Self, Self), Error> {
+        self.require_page_boundary(middle)?;
+        if middle == 0 || middle >= self.len {
+            return Err(Error::Register {
+                len: self.len,
+                reason: format!("cannot split at byte {middle}: one part would be empty"),
+            });
+        }
+        let whole = std::mem::ManuallyDrop::new(self);
+        // SAFETY: `middle < len <= mapped`, so the sum stays inside of the mapping.
+        let base = unsafe { whole.base.add(middle) };
+        let head = Self { base: whole.base, len: middle, mapped: middle };
+        let tail = Self { base, len: whole.len - middle, mapped: whole.mapped - middle };
+        Ok((head, tail))
+    }
+
+    fn require_page_boundary(&self, offset: usize) -> Result<(), Error> {
+        if offset.is_multiple_of(page_size()) {
+            return Ok(());
+        }
+        let reason = format!("byte {offset} is no multiple of the page size, {}", page_size());
+        Err(Error::Register { len: self.len, reason })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: `base..base+mapped` was mapped by us, whole pages, and no reference into it can
+        // outlive `self`. Regions keep their mapping alive until the device is done with it.
+        let status = unsafe { libc::munmap(self.base.as_ptr().cast(), self.mapped) };
+        debug_assert_eq!(status, 0, "munmap of an owned mapping cannot fail");
+    }
+}
+
+/// Bytes in a page of this machine.
+#[must_use]
+pub fn page_size() -> usize {
+    // SAFETY: sysconf reads no memory of ours.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(size).expect("Linux always knows its page size")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_zeroed_aligned_and_as_long_as_asked() {
+        let mut mapping = Mapping::anonymous(page_size() + 1).unwrap();
+        assert_eq!(mapping.len(), page_size() + 1);
+        assert_eq!(mapping.as_ptr() as usize % page_size(), 0);
+        assert!(mapping.as_slice().iter().all(|byte| *byte == 0));
+        mapping.as_mut_slice().fill(7);
+        mapping.prefault();
+        assert!(mapping.as_slice().iter().all(|byte| *byte == 7));
+    }
+
+    #[test]
+    fn discard_zeroes_whole_pages_and_refuses_others() {
+        let page = page_size();
+        let mut mapping = Mapping::anonymous(3 * page - 5).unwrap();
+        mapping.as_mut_slice().fill(9);
+        mapping.discard(page..mapping.len()).unwrap();
+        assert!(mapping.as_slice()[..page].iter().all(|byte| *byte == 9));
+        assert!(mapping.as_slice()[page..].iter().all(|byte| *byte == 0));
+        assert_eq!(mapping.discard(1..page).unwrap_err().kind(), "register");
+        assert_eq!(mapping.discard(0..3 * page).unwrap_err().kind(), "out_of_range");
+        assert_eq!(mapping.discard(0..page + 1).unwrap_err().kind(), "register");
+    }
+
+    #[test]
+    fn parts_live_and_die_alone() {
+        let page = page_size();
+        let mut mapping = Mapping::anonymous(4 * page).unwrap();
+        mapping.as_mut_slice().fill(3);
+        let (head, tail) = mapping.split_at(page).unwrap();
+        assert_eq!((head.len(), tail.len()), (page, 3 * page));
+        drop(head);
+        assert!(tail.as_slice().iter().all(|byte| *byte == 3));
+        assert!(tail.split_at(0).is_err());
+    }
+
+    #[test]
+    fn impossible_lengths_are_errors() {
+        assert_eq!(Mapping::anonymous(0).unwrap_err().kind(), "register");
+        assert_eq!(Mapping::anonymous(usize::MAX).unwrap_err().kind(), "register");
+        assert_eq!(Mapping::anonymous(1 << 60).unwrap_err().kind(), "register");
+    }
+}
