@@ -15,6 +15,7 @@
 //! - [`mapping`], `region`, `claims`: memory, who may touch which bytes of it, and until when.
 //! - `metadata`: the bytes that one agent hands to another, and a decoder that trusts none of them.
 //! - `backend`: what a backend must guarantee; `tcp` is the one that needs nothing but sockets.
+//! - [`builds`]: which UCX to open: versions to fetch, the system's, or a path.
 //! - `counters`, `notifications`: what the [`Snapshot`] shows, and the bounded inbox.
 //! - [`config`], [`error`]: limits with their defaults; every way to fail, with its cure.
 //!
@@ -34,6 +35,7 @@
 
 mod agent;
 mod backend;
+pub mod builds;
 mod claims;
 pub mod config;
 mod counters;
