@@ -1,1 +1,19 @@
-//! Watches memory: sampler, estimator, verdict, signatures, scenarios.
+//! Watches memory from outside: how many bytes a process gains per unit of work, whether it stops, and who holds them.
+//!
+//! It is a library of pure judgements around a thin reader of `/proc`. It is no profiler (it needs no cooperation of
+//! the process and sees no stacks), it starts no processes, and it knows neither UCX nor HTTP: whoever runs the cluster
+//! hands in process ids and counters of work.
+//!
+//! - [`work`]: counters of work, the axis that slopes are given on.
+//! - [`sample`]: one reading of memory and work; [`csv`]: `samples.csv`, written and read.
+//! - [`estimate`]: from readings to a slope with its interval. [`verdict`]: from there to leak, clean or inconclusive.
+//!   Start here: [`verdict::judge`].
+//! - [`scenario`]: what to run and what must come out, as strict TOML.
+//! - [`version`]: UCX versions and ranges of them.
+
+pub mod estimate;
+pub mod sample;
+pub mod scenario;
+pub mod verdict;
+pub mod version;
+pub mod work;

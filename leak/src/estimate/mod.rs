@@ -1,0 +1,243 @@
+//! How many bytes per unit of work, and how sure that is.
+//!
+//! Pure: a series of (work, bytes) goes in, an [`Estimate`] comes out; the same series and seed give the same numbers.
+//! The steps, each in a file of its own:
+//!
+//! 1. **Warm-up is found** ([`warmup`]): the start is cut off where that makes the slope of the rest surer, and at
+//!    most half of the series goes.
+//! 2. **The slope is robust** ([`slope`]): Theil-Sen, the median of the slopes of all pairs of points. A burst that
+//!    lasts less than a quarter of the run moves it little, where a least-squares line would follow.
+//! 3. **The interval is a bootstrap over blocks** ([`bootstrap`]): memory readings next to each other are alike, so
+//!    runs of neighbouring residuals are drawn, not single ones.
+//! 4. **Head and tail are fitted alone**, and **a staircase of at most three steps** ([`stairs`]) is fitted against
+//!    the line: a pool that fills up slows down or stops, a leak does neither.
+//!
+//! Points are averaged into at most [`MAX_BINS`] bins first. That bounds the cost, which is quadratic, for runs of any
+//! length, and averages away what is faster than a bin; a growth in steps (a pool's chunks) stays unbiased, because a
+//! bin's mean work and mean bytes lie on the same line.
+
+mod bootstrap;
+mod slope;
+mod stairs;
+mod warmup;
+
+use crate::sample::{Gauge, Sample};
+use crate::work::Unit;
+
+/// Bins that a fit works on. 64 bins make 2,016 pairs, a fraction of a millisecond for one Theil-Sen slope.
+pub const MAX_BINS: usize = 64;
+
+/// Samples below which no estimate is made: half may go as warm-up, and each half of the rest needs a handful.
+pub const MIN_SAMPLES: usize = 24;
+
+/// One reading on the axis of work.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Point {
+    /// Work done so far, in units.
+    pub work: f64,
+    /// Memory, in bytes.
+    pub bytes: f64,
+    /// When, in seconds.
+    pub t_s: f64,
+}
+
+/// Readings of one process in the order in which they were taken.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Series {
+    points: Vec<Point>,
+}
+
+impl Series {
+    /// A series of these points, in order. Points that are no numbers are left out.
+    pub fn new(points: impl IntoIterator<Item = Point>) -> Series {
+        let is_number = |p: &Point| p.work.is_finite() && p.bytes.is_finite() && p.t_s.is_finite();
+        Series { points: points.into_iter().filter(is_number).collect() }
+    }
+
+    /// The series of one process's samples.
+    pub fn of<'a>(
+        samples: impl IntoIterator<Item = &'a Sample>,
+        unit: Unit,
+        gauge: Gauge,
+    ) -> Series {
+        Series::new(samples.into_iter().map(|sample| Point {
+            work: sample.position(unit),
+            bytes: sample.memory.gauge(gauge) as f64,
+            t_s: sample.t_s(),
+        }))
+    }
+
+    /// The points.
+    pub fn points(&self) -> &[Point] {
+        &self.points
+    }
+}
+
+/// A slope with its interval.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Slope {
+    /// Bytes per unit.
+    pub value: f64,
+    /// Lower end of the 95 % interval, bytes per unit.
+    pub low: f64,
+    /// Upper end of the 95 % interval, bytes per unit.
+    pub high: f64,
+}
+
+impl Slope {
+    /// Whether the whole interval lies within `margin` of zero.
+    pub fn within(&self, margin: f64) -> bool {
+        self.low >= -margin && self.high <= margin
+    }
+}
+
+/// What was cut off at the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Warmup {
+    /// Samples cut off.
+    pub samples: usize,
+    /// Units of work done in them.
+    pub units: f64,
+    /// Seconds they took.
+    pub seconds: f64,
+    /// Bytes gained in them; negative if memory was given back.
+    pub bytes: f64,
+}
+
+/// What a series says about growth.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Estimate {
+    /// Slope of everything after the warm-up.
+    pub slope: Slope,
+    /// Slope of its first half.
+    pub head: Slope,
+    /// Slope of its second half.
+    pub tail: Slope,
+    /// Set if a few steps fit better than a line.
+    pub steps: Option<Steps>,
+    /// What was cut off first.
+    pub warmup: Warmup,
+    /// Samples after the warm-up.
+    pub samples: usize,
+    /// Units of work after the warm-up.
+    pub units: f64,
+    /// Seconds after the warm-up.
+    pub seconds: f64,
+    /// How far readings scatter about the line: standard deviation in bytes, estimated from the median deviation.
+    pub noise_bytes: f64,
+}
+
+/// Growth in a few steps.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Steps {
+    /// How many, 1 to 3.
+    pub count: usize,
+    /// Slope since the last step, if that is at least a third of the series.
+    pub since: Option<Slope>,
+}
+
+impl Estimate {
+    /// Bytes gained after the warm-up, along the fitted line.
+    pub fn growth_bytes(&self) -> f64 {
+        self.slope.value * self.units
+    }
+
+    /// Units of work per second, after the warm-up.
+    pub fn units_per_s(&self) -> f64 {
+        if self.seconds > 0.0 { self.units / self.seconds } else { 0.0 }
+    }
+
+    /// Bytes per second at the rate of work seen.
+    pub fn bytes_per_s(&self) -> f64 {
+        self.slope.value * self.units_per_s()
+    }
+
+    /// Megabytes (10^6 bytes) per minute at the rate of work seen.
+    pub fn mb_per_min(&self) -> f64 {
+        self.bytes_per_s() * 60.0 / 1e6
+    }
+
+    /// Hours until `limit_bytes` at the rate of work seen, from `now_bytes`; `None` if memory does not grow.
+    pub fn hours_to(&self, limit_bytes: u64, now_bytes: u64) -> Option<f64> {
+        let rate = self.bytes_per_s();
+        let left = limit_bytes.saturating_sub(now_bytes) as f64;
+        (rate > 0.0).then(|| left / rate / 3600.0)
+    }
+}
+
+/// Nothing can be estimated.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+pub enum TooFew {
+    /// Too few samples.
+    #[error("{have} samples, and an estimate needs {need}: sample more often or measure longer")]
+    Samples {
+        /// Samples there are.
+        have: usize,
+        /// Samples there must be.
+        need: usize,
+    },
+    /// No work was done while measuring.
+    #[error("no work was done between the samples: check that requests flow and churn runs")]
+    NoWork,
+}
+
+/// Estimates the growth of `series`; `seed` drives the bootstrap.
+pub fn estimate(series: &Series, seed: u64) -> Result<Estimate, TooFew> {
+    let points = series.points();
+    if points.len() < MIN_SAMPLES {
+        return Err(TooFew::Samples { have: points.len(), need: MIN_SAMPLES });
+    }
+    let cut = warmup::find(points);
+    let kept = &points[cut..];
+    let (head, tail) = kept.split_at(kept.len() / 2);
+    // Three fits, three streams of random numbers.
+    let fit = |points: &[Point], stream: u64| {
+        bootstrap::fit(points, seed.wrapping_mul(4).wrapping_add(stream))
+    };
+    let whole = fit(kept, 0).ok_or(TooFew::NoWork)?;
+    let head = fit(head, 1).ok_or(TooFew::NoWork)?;
+    let tail = fit(tail, 2).ok_or(TooFew::NoWork)?;
+    let steps = stairs::find(kept, &whole).map(|stairs| Steps {
+        count: stairs.count,
+        since: (kept.len() - stairs.last >= kept.len().div_ceil(3))
+            .then(|| fit(&kept[stairs.last..], 3))
+            .flatten()
+            .map(|fit| fit.slope),
+    });
+    let (first, start, end) = (&points[0], &kept[0], &kept[kept.len() - 1]);
+    Ok(Estimate {
+        slope: whole.slope,
+        head: head.slope,
+        tail: tail.slope,
+        steps,
+        warmup: Warmup {
+            samples: cut,
+            units: start.work - first.work,
+            seconds: start.t_s - first.t_s,
+            bytes: start.bytes - first.bytes,
+        },
+        samples: kept.len(),
+        units: end.work - start.work,
+        seconds: end.t_s - start.t_s,
+        noise_bytes: whole.noise_bytes,
+    })
+}
+
+/// Means of runs of neighbouring points, at most [`MAX_BINS`] of them. Every point lies in one bin.
+fn bins(points: &[Point]) -> Vec<(f64, f64)> {
+    let count = points.len().min(MAX_BINS);
+    let edge = |i: usize| i * points.len() / count;
+    (0..count)
+        .map(|i| {
+            let bin = &points[edge(i)..edge(i + 1)];
+            let mean =
+                |value: fn(&Point) -> f64| bin.iter().map(value).sum::<f64>() / bin.len() as f64;
+            (mean(|p| p.work), mean(|p| p.bytes))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod simulate;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+//! Scenarios: what to run, what to measure, and what must come out.
+//!
+//! A scenario is a TOML file. Parsing is strict: an unknown key, a missing one or a value out of range is an error
+//! that names the file, the line and the keys that are known. [`Scenario::builtin`] finds the files that are compiled
+//! in, [`Scenario::load`] reads a user's, [`Scenario::apply`] lays the command line over either, and
+//! [`Scenario::to_toml`] writes the result beside the measurements, from where it can be run again.
+
+mod error;
+mod expect;
+mod overrides;
+mod settings;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::version::UcxVersion;
+use crate::work::Unit;
+
+pub use error::ScenarioError;
+pub use expect::{Conditions, Expect, Expectation, Mitigation};
+pub use overrides::{Overrides, parse_setting};
+pub use settings::{Churn, Cluster, Load, Measure, Pattern, Rate, Role, Transport};
+
+/// The files compiled in, in the order in which they are listed.
+const BUILTIN: &[(&str, &str)] =
+    &[("ucx-rcache-invq", include_str!("../../scenarios/ucx-rcache-invq.toml"))];
+
+/// One experiment. The fields are the keys of the file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// Name on the command line and in results: lower-case letters, digits and dashes.
+    pub name: String,
+    /// One line for lists.
+    pub title: String,
+    /// What the scenario models and why it leaks, a paragraph or two.
+    pub description: String,
+    /// Where the real bug is discussed, a URL. Absent for controls, which model no bug.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bug: Option<String>,
+    /// The unit of work that slopes are given per.
+    pub unit: Unit,
+    /// The role whose memory is judged.
+    pub role: Role,
+    /// What moves the KV blocks.
+    pub transport: Transport,
+    /// Which UCX: a version (`1.19.0`), `system`, or the path of a build. Unused unless `transport` is `ucx` or `auto`.
+    pub ucx: String,
+    /// Seed of the load, the churn and the bootstrap. Default 1. The same seed gives the same requests.
+    #[serde(default = "default_seed")]
+    pub seed: u64,
+    /// How many of each role, and how large.
+    pub cluster: Cluster,
+    /// Environment of the roles that open a transport (prefill and decode), laid over pdlab's own.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// The requests that flow meanwhile.
+    pub load: Load,
+    /// The unmap churn. Absent: none is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub churn: Option<Churn>,
+    /// How much work to measure, how finely, and what counts as clean.
+    pub measure: Measure,
+    /// What must come out. The first entry whose conditions hold is the expectation.
+    #[serde(rename = "expect")]
+    pub expects: Vec<Expect>,
+    /// Settings that cure the leak, each with the slope it must reach.
+    #[serde(rename = "mitigation", default, skip_serializing_if = "Vec::is_empty")]
+    pub mitigations: Vec<Mitigation>,
+}
+
+impl Scenario {
+    /// The scenario compiled in under `name`.
+    pub fn builtin(name: &str) -> Result<Scenario, ScenarioError> {
+        let (file, text) =
+            BUILTIN.iter().find(|(builtin, _)| *builtin == name).ok_or_else(|| {
+                ScenarioError::Unknown {
+                    name: name.to_string(),
+                    known: Scenario::builtin_names().join(", "),
+                }
+            })?;
+        Scenario::parse(text, &format!("{file}.toml"))
+    }
+
+    /// The names of the scenarios compiled in, the default first.
+    pub fn builtin_names() -> Vec<&'static str> {
+        BUILTIN.iter().map(|(name, _)| *name).collect()
+    }
+
+    /// All scenarios compiled in, the default first.
+    pub fn builtins() -> Result<Vec<Scenario>, ScenarioError> {
+        BUILTIN.iter().map(|(name, _)| Scenario::builtin(name)).collect()
+    }
+
+    /// What the user named: a builtin, or else a file if it looks like one (it has a slash or ends in `.toml`).
+    pub fn find(name_or_path: &str) -> Result<Scenario, ScenarioError> {
+        if name_or_path.contains('/') || name_or_path.ends_with(".toml") {
+            Scenario::load(Path::new(name_or_path))
+        } else {
+            Scenario::builtin(name_or_path)
+        }
+    }
+
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Scenario, ScenarioError> {
+        let file = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ScenarioError::Read { file: file.clone(), source })?;
+        Scenario::parse(&text, &file)
+    }
+
+    /// Parses and checks `text`; `file` is the name that errors give.
+    pub fn parse(text: &str, file: &str) -> Result<Scenario, ScenarioError> {
+        let scenario: Scenario =
+            toml::from_str(text).map_err(|error| ScenarioError::from_toml(file, text, &error))?;
+        scenario.check().map_err(|fault| fault.in_file(file, text))?;
+        Ok(scenario)
+    }
+
+    /// The scenario as TOML, with every default and override spelt out. [`Scenario::parse`] reads it back unchanged.
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(self)
+            .expect("strings, numbers and tables of them always have a TOML form")
+    }
+
+    /// The version in `ucx`, or `None` for `system` and paths, whose version is known once the library is open.
+    pub fn ucx_version(&self) -> Option<UcxVersion> {
+        self.ucx.parse().ok()
+    }
+}
+
+fn default_seed() -> u64 {
+    1
+}
+
+#[cfg(test)]
+mod tests;

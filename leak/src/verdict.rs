@@ -1,0 +1,165 @@
+//! Leak, clean or inconclusive: the rules, and what would decide a doubtful case.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::estimate::{Estimate, Series, TooFew, estimate};
+
+/// The verdict alone, as files and results write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VerdictKind {
+    /// Memory grows with work and does not stop.
+    Leak,
+    /// Memory does not grow, or by less than the margin.
+    Clean,
+    /// The data do not decide.
+    Inconclusive,
+}
+
+impl fmt::Display for VerdictKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            VerdictKind::Leak => "leak",
+            VerdictKind::Clean => "clean",
+            VerdictKind::Inconclusive => "inconclusive",
+        })
+    }
+}
+
+/// The verdict, with the reason where there is one to give.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Verdict {
+    /// Memory grows with work and does not stop.
+    Leak,
+    /// Memory does not grow, or by less than the margin.
+    Clean,
+    /// The data do not decide.
+    Inconclusive {
+        /// What stands in the way.
+        why: Doubt,
+        /// What would decide it: measure this many times as much work in all.
+        more_work_factor: f64,
+    },
+}
+
+impl Verdict {
+    /// The verdict without its reason.
+    pub fn kind(&self) -> VerdictKind {
+        match self {
+            Verdict::Leak => VerdictKind::Leak,
+            Verdict::Clean => VerdictKind::Clean,
+            Verdict::Inconclusive { .. } => VerdictKind::Inconclusive,
+        }
+    }
+}
+
+/// Why the data do not decide.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Doubt {
+    /// Fewer samples than any estimate needs, or no work between them.
+    TooFew(TooFew),
+    /// The interval is too wide to tell growth from none.
+    Noisy,
+    /// It grows, but more slowly at the end than at the start: a pool may be filling up.
+    Slowing,
+    /// It grew in a few steps and was flat between them: they may be the last.
+    Stepwise,
+    /// It grew less than memory readings can be trusted for.
+    Small,
+    /// It shrank: something is still giving memory back, and could hide a leak.
+    Falling,
+}
+
+/// What counts as clean and what as a leak.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Criteria {
+    /// Slopes within this many bytes per unit of zero are clean.
+    pub margin_bytes_per_unit: f64,
+    /// Growth over the run below this many bytes is never a leak. See [`Criteria::MIN_GROWTH_BYTES`].
+    pub min_growth_bytes: f64,
+}
+
+impl Criteria {
+    /// 256 KiB: below it a handful of lazily touched stacks or one chunk of a pool is all there is.
+    pub const MIN_GROWTH_BYTES: f64 = 262_144.0;
+
+    /// The usual criteria with this margin.
+    pub fn with_margin(margin_bytes_per_unit: f64) -> Criteria {
+        Criteria { margin_bytes_per_unit, min_growth_bytes: Criteria::MIN_GROWTH_BYTES }
+    }
+}
+
+/// A verdict with the numbers under it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judgement {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The estimate; absent if there was too little to estimate from.
+    pub estimate: Option<Estimate>,
+}
+
+/// Estimates and judges a series. The same series and seed give the same judgement.
+pub fn judge(series: &Series, criteria: &Criteria, seed: u64) -> Judgement {
+    match estimate(series, seed) {
+        Ok(estimate) => {
+            Judgement { verdict: decide(&estimate, criteria), estimate: Some(estimate) }
+        }
+        Err(too_few) => Judgement {
+            verdict: Verdict::Inconclusive { why: Doubt::TooFew(too_few), more_work_factor: 2.0 },
+            estimate: None,
+        },
+    }
+}
+
+/// How much slower the second half must certainly be for growth to count as slowing down. Real leaks vary by a few
+/// percent between halves, a pool that fills up (exponentially, in the time of the run) by a quarter and more.
+const SLOWER: f64 = 0.9;
+
+fn decide(e: &Estimate, criteria: &Criteria) -> Verdict {
+    let margin = criteria.margin_bytes_per_unit;
+    let starting = e.tail.low > margin;
+    if e.slope.within(margin) && !starting {
+        return Verdict::Clean;
+    }
+    if let Some(steps) = e.steps {
+        let flat_since = steps.since.is_some_and(|slope| slope.within(margin));
+        return if flat_since { Verdict::Clean } else { doubt(Doubt::Stepwise, 2.0) };
+    }
+    if e.tail.within(margin) {
+        return Verdict::Clean;
+    }
+    if e.slope.high < -margin {
+        return doubt(Doubt::Falling, 2.0);
+    }
+    let grows = e.slope.low > 0.0 && e.slope.value > margin;
+    if !grows {
+        return doubt(Doubt::Noisy, work_for(e, margin));
+    }
+    if e.growth_bytes() < criteria.min_growth_bytes {
+        return doubt(
+            Doubt::Small,
+            (1.5 * criteria.min_growth_bytes / e.growth_bytes()).clamp(1.5, 10.0),
+        );
+    }
+    if e.tail.high < SLOWER * e.head.low {
+        return doubt(Doubt::Slowing, 2.0);
+    }
+    if e.tail.low <= 0.0 || e.tail.value < e.slope.value / 2.0 {
+        return doubt(Doubt::Noisy, work_for(e, margin));
+    }
+    Verdict::Leak
+}
+
+fn doubt(why: Doubt, more_work_factor: f64) -> Verdict {
+    Verdict::Inconclusive { why, more_work_factor }
+}
+
+/// How many times as much work it takes until the interval is as narrow as the margin, or as the slope if that is
+/// larger. The standard error of a slope falls with the power 3/2 of the length of the run.
+fn work_for(e: &Estimate, margin: f64) -> f64 {
+    let reach = (e.slope.high - e.slope.low) / 2.0;
+    let target = margin.max(e.slope.value.abs()) / 2.0;
+    (reach / target).powf(2.0 / 3.0).clamp(1.5, 10.0)
+}
