@@ -184,6 +184,8 @@ impl Agent {
         inner.closing.store(true, SeqCst);
         let mut closed = inner.closed.lock().await;
         if !*closed {
+            // Whoever was registering when `closing` was set has finished after this.
+            drop(inner.regions());
             inner.backend.close().await?;
             inner.regions().clear();
             inner.shared.notifications.close();

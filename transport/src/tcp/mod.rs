@@ -1,11 +1,142 @@
-//! The TCP backend.
+//! The TCP backend: framed reads, answered straight from the owner's memory and received straight
+//! into the reader's. No copy is made in between, on either side, other than the kernel's.
+//!
+//! It behaves like one-sided RDMA: the server's tasks answer reads without asking the program
+//! around them, and copy whatever the memory holds at that moment.
+//!
+//! - `wire`: the frames, as pure data.
+//! - `io`: scatter-gather reads and writes between sockets and registered memory.
+//! - `server`: accepts, checks every range against the regions, answers in order.
+//! - `link`: the connecting side; one task per connection owns its reads in flight.
+//!
+//! One connection per peer and direction: over loopback and on one stream the kernel's copy is the
+//! limit, not the number of sockets. Socket buffers are left to the kernel, whose automatic sizing
+//! moved 3.6 GB/s over loopback where a fixed 1 MiB moved 1.6.
 
-use std::sync::Arc;
+mod io;
+mod link;
+mod server;
+mod wire;
 
-use crate::backend::{Backend, Shared};
-use crate::config::AgentConfig;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::link::TcpLink;
+use crate::backend::{Backend, BoxFuture, Link, Shared};
+use crate::config::{AgentConfig, BackendKind};
 use crate::error::Error;
+use crate::metadata::Metadata;
+use crate::region::RegionCore;
 
-pub(crate) async fn open(_: &AgentConfig, _: Arc<Shared>) -> Result<Arc<dyn Backend>, Error> {
-    Err(Error::Unsupported { reason: "tcp is being written".to_owned() })
+/// The regions, as a list that is replaced when one is added: a read keeps the list it began with.
+type Regions = Arc<Vec<Arc<RegionCore>>>;
+
+/// What the backend's tasks share.
+#[derive(Debug)]
+struct Context {
+    shared: Arc<Shared>,
+    regions: RwLock<Regions>,
+    /// Cancelled at the end; every link and connection has a child of it.
+    ended: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Context {
+    fn regions(&self) -> Regions {
+        Arc::clone(&self.regions.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+struct TcpBackend {
+    context: Arc<Context>,
+    address: SocketAddr,
+}
+
+/// Listens on a free port of `config.listen`.
+pub(crate) async fn open(
+    config: &AgentConfig,
+    shared: Arc<Shared>,
+) -> Result<Arc<dyn Backend>, Error> {
+    let failed = |reason: String| Error::Open { backend: BackendKind::Tcp, reason };
+    if config.listen.is_unspecified() {
+        let reason = format!("peers cannot connect to {}; name an address of this host", config.listen);
+        return Err(failed(reason));
+    }
+    let on = |error| failed(format!("cannot listen on {}: {error}", config.listen));
+    let listener = TcpListener::bind((config.listen, 0)).await.map_err(on)?;
+    let address = listener.local_addr().map_err(on)?;
+    let context = Arc::new(Context {
+        shared,
+        regions: RwLock::default(),
+        ended: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+    });
+    context.tasks.spawn(server::accept(listener, Arc::clone(&context)));
+    Ok(Arc::new(TcpBackend { context, address }))
+}
+
+impl Backend for TcpBackend {
+    fn kind(&self) -> BackendKind {
+        BackendKind::Tcp
+    }
+
+    fn version(&self) -> Option<String> {
+        None
+    }
+
+    fn register(&self, region: &Arc<RegionCore>) -> Result<Bytes, Error> {
+        let mut regions = self.context.regions.write().unwrap_or_else(PoisonError::into_inner);
+        let mut longer = Vec::clone(&regions);
+        longer.push(Arc::clone(region));
+        *regions = Arc::new(longer);
+        // No key: a client proves by its hello that it has the metadata, and every range is checked.
+        Ok(Bytes::new())
+    }
+
+    fn address(&self) -> Result<Bytes, Error> {
+        Ok(self.address.to_string().into())
+    }
+
+    fn connect(&self, metadata: Arc<Metadata>) -> BoxFuture<'_, Result<Arc<dyn Link>, Error>> {
+        Box::pin(async move {
+            let link = TcpLink::connect(&self.context, &metadata).await?;
+            Ok(Arc::new(link) as Arc<dyn Link>)
+        })
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            self.context.ended.cancel();
+            self.context.tasks.close();
+            self.context.tasks.wait().await;
+            *self.context.regions.write().unwrap_or_else(PoisonError::into_inner) = Regions::default();
+            Ok(())
+        })
+    }
+}
+
+impl Drop for TcpBackend {
+    fn drop(&mut self) {
+        // The tasks see it, end, and with them goes the last use of the context.
+        self.context.ended.cancel();
+    }
+}
+
+/// Settings of every socket. They are hints: a socket without them still works.
+fn tune(stream: &TcpStream) {
+    // Requests and notifications are small and someone waits for them.
+    let _ = stream.set_nodelay(true);
+    // A host that vanished without a word is noticed after 30 + 3 x 10 seconds.
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(30))
+        .with_interval(Duration::from_secs(10))
+        .with_retries(3);
+    let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
 }
