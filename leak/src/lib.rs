@@ -5,15 +5,22 @@
 //! hands in process ids and counters of work.
 //!
 //! - [`work`]: counters of work, the axis that slopes are given on.
-//! - [`sample`]: one reading of memory and work; [`csv`]: `samples.csv`, written and read.
+//! - [`sampler`]: reads a process; [`sample`]: one reading of memory and work; [`csv`]: `samples.csv`.
+//! - [`smaps`], [`layout`]: the mappings of a process and what holds them; [`ledger`]: growth by owner.
 //! - [`estimate`]: from readings to a slope with its interval. [`verdict`]: from there to leak, clean or inconclusive.
 //!   Start here: [`verdict::judge`].
-//! - [`scenario`]: what to run and what must come out, as strict TOML.
+//! - [`scenario`]: what to run and what must come out, as strict TOML. [`result`]: `result.json`.
 //! - [`version`]: UCX versions and ranges of them.
 
+pub mod csv;
 pub mod estimate;
+pub mod layout;
+pub mod ledger;
+pub mod result;
 pub mod sample;
+pub mod sampler;
 pub mod scenario;
+pub mod smaps;
 pub mod verdict;
 pub mod version;
 pub mod work;

@@ -1,0 +1,183 @@
+//! Reads the memory of a process from outside.
+//!
+//! [`Watched::read`] is for every sample: two small files, one of them (`smaps_rollup`) at the price of a walk of the
+//! page tables, about a millisecond per gigabyte mapped in small pages. [`Watched::layout`] reads every mapping and is
+//! for the start and the end of a run.
+//!
+//! A [`Watched`] keeps the process's directory in `/proc` open. The kernel ties that handle to the process and not to
+//! its number, so a reading can never come from another process that was given the same number later.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+
+use procfs::ProcError;
+use procfs::process::Process;
+
+use crate::layout::{Layout, Range};
+use crate::sample::Memory;
+use crate::smaps;
+
+/// A process cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SampleError {
+    /// It does not exist, or has ended.
+    #[error("process {pid} is gone: it has ended, or never existed")]
+    Gone {
+        /// Its number.
+        pid: u32,
+    },
+    /// It belongs to someone else.
+    #[error(
+        "no permission to read /proc/{pid}/{file}: run as the owner of process {pid}, or as root, or with CAP_SYS_PTRACE"
+    )]
+    Denied {
+        /// Its number.
+        pid: u32,
+        /// The file in its directory.
+        file: &'static str,
+    },
+    /// The kernel answered something else.
+    #[error("cannot read /proc/{pid}/{file}: {source}")]
+    Read {
+        /// Its number.
+        pid: u32,
+        /// The file in its directory.
+        file: &'static str,
+        /// What went wrong.
+        source: io::Error,
+    },
+}
+
+/// A process under watch.
+#[derive(Debug)]
+pub struct Watched {
+    process: Process,
+    pid: u32,
+}
+
+impl Watched {
+    /// Starts to watch `pid`, and takes one reading to see that it may.
+    pub fn open(pid: u32) -> Result<Watched, SampleError> {
+        // No process has a number that is no pid_t.
+        let number = i32::try_from(pid).map_err(|_| SampleError::Gone { pid })?;
+        let process = Process::new(number).map_err(|error| from_procfs(pid, "", error))?;
+        let watched = Watched { process, pid };
+        watched.read()?;
+        Ok(watched)
+    }
+
+    /// The process's number.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// One reading.
+    pub fn read(&self) -> Result<Memory, SampleError> {
+        let rollup = self.text("smaps_rollup")?;
+        let status = self.text("status")?;
+        let mut memory = Memory::default();
+        let mut readable = false;
+        for (key, bytes) in smaps::sizes(&rollup) {
+            match key {
+                "Rss" => {
+                    memory.rss_bytes = bytes;
+                    readable = true;
+                }
+                "Pss" => memory.pss_bytes = bytes,
+                "Anonymous" => memory.anonymous_bytes = bytes,
+                "Private_Clean" | "Private_Dirty" => memory.private_bytes += bytes,
+                "LazyFree" => memory.lazy_free_bytes = bytes,
+                "Shared_Hugetlb" | "Private_Hugetlb" => memory.hugetlb_bytes += bytes,
+                "Swap" => memory.swap_bytes = bytes,
+                _ => {}
+            }
+        }
+        if !readable {
+            // A process that has ended and waits for its parent has no memory to roll up.
+            return Err(SampleError::Gone { pid: self.pid });
+        }
+        for (key, bytes) in smaps::sizes(&status) {
+            match key {
+                "VmSize" => memory.vm_bytes = bytes,
+                "RssFile" => memory.rss_file_bytes = bytes,
+                "RssShmem" => memory.rss_shmem_bytes = bytes,
+                "VmPin" => memory.pinned_bytes = bytes,
+                "VmLck" => memory.locked_bytes = bytes,
+                _ => {}
+            }
+        }
+        memory.threads = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Threads:")?.trim().parse().ok())
+            .unwrap_or(0);
+        memory.fds = self.process.fd_count().map_or(0, |count| count as u64);
+        Ok(memory)
+    }
+
+    /// Resident memory by class. `kv_pool` is where the process has said that its KV pool lies.
+    pub fn layout(&self, kv_pool: Option<Range>) -> Result<Layout, SampleError> {
+        let mappings = smaps::read(BufReader::new(self.open_file("smaps")?))
+            .map_err(|error| from_io(self.pid, "smaps", error))?;
+        if mappings.is_empty() {
+            return Err(SampleError::Gone { pid: self.pid });
+        }
+        Ok(Layout::of(&mappings, kv_pool, |range| self.resident_bytes(range).ok()))
+    }
+
+    /// How much of `range` is resident, from the page table.
+    fn resident_bytes(&self, range: Range) -> Result<u64, SampleError> {
+        /// An entry is 8 bytes, and bit 63 says "present" (<https://docs.kernel.org/admin-guide/mm/pagemap.html>).
+        const ENTRY_BYTES: u64 = 8;
+        let failed = |error| from_io(self.pid, "pagemap", error);
+        let page_bytes = procfs::page_size();
+        let (first, last) =
+            (range.base / page_bytes, (range.base + range.len_bytes).div_ceil(page_bytes));
+        let mut file = self.open_file("pagemap")?;
+        file.seek(SeekFrom::Start(first * ENTRY_BYTES)).map_err(failed)?;
+        let mut entries =
+            BufReader::with_capacity(1 << 16, file.take((last - first) * ENTRY_BYTES));
+        let mut entry = [0; ENTRY_BYTES as usize];
+        let mut present = 0;
+        for _ in first..last {
+            entries.read_exact(&mut entry).map_err(failed)?;
+            present += u64::from_ne_bytes(entry) >> 63;
+        }
+        Ok(present * page_bytes)
+    }
+
+    fn text(&self, file: &'static str) -> Result<String, SampleError> {
+        let mut bytes = Vec::with_capacity(4096);
+        self.open_file(file)?
+            .read_to_end(&mut bytes)
+            .map_err(|error| from_io(self.pid, file, error))?;
+        // The name of the process may be any bytes.
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn open_file(&self, file: &'static str) -> Result<File, SampleError> {
+        self.process.open_relative(file).map_err(|error| from_procfs(self.pid, file, error))
+    }
+}
+
+fn from_procfs(pid: u32, file: &'static str, error: ProcError) -> SampleError {
+    match error {
+        ProcError::NotFound(_) => SampleError::Gone { pid },
+        ProcError::PermissionDenied(_) => SampleError::Denied { pid, file },
+        ProcError::Io(source, _) => from_io(pid, file, source),
+        other => SampleError::Read { pid, file, source: io::Error::other(other.to_string()) },
+    }
+}
+
+fn from_io(pid: u32, file: &'static str, source: io::Error) -> SampleError {
+    /// "No such process": what files of a process say that ended after they were opened.
+    const ESRCH: i32 = 3;
+    match source.kind() {
+        _ if source.raw_os_error() == Some(ESRCH) => SampleError::Gone { pid },
+        io::ErrorKind::NotFound => SampleError::Gone { pid },
+        io::ErrorKind::PermissionDenied => SampleError::Denied { pid, file },
+        _ => SampleError::Read { pid, file, source },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,103 @@
+use std::process::{Child, Command, Stdio};
+
+use super::*;
+use crate::layout::Class;
+
+/// A child that ends with the test, whatever happens.
+struct Reaped(Child);
+
+impl Drop for Reaped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn sleeper() -> Reaped {
+    Reaped(Command::new("sleep").arg("60").stdout(Stdio::null()).spawn().unwrap())
+}
+
+#[test]
+fn our_own_memory_is_read_and_grows_by_what_is_touched() {
+    let own = Watched::open(std::process::id()).unwrap();
+    let before = own.read().unwrap();
+    let touched = vec![1u8; 32 << 20];
+    let after = own.read().unwrap();
+    assert!(after.rss_bytes >= before.rss_bytes + (24 << 20), "{before:?} {after:?}");
+    assert!(after.anonymous_bytes >= before.anonymous_bytes + (24 << 20));
+    assert!(after.vm_bytes >= after.rss_bytes && after.rss_bytes >= after.anonymous_bytes);
+    assert!(after.threads >= 1 && after.fds >= 3);
+    drop(touched);
+}
+
+#[test]
+fn a_layout_names_the_pool_and_adds_up_to_the_rss() {
+    let child = sleeper();
+    let watched = Watched::open(child.0.id()).unwrap();
+    // A process that sleeps does not change between two readings, once it has got there.
+    let mut stable = (watched.read().unwrap(), watched.layout(None).unwrap());
+    for _ in 0..100 {
+        let again = (watched.read().unwrap(), watched.layout(None).unwrap());
+        if again == stable {
+            break;
+        }
+        stable = again;
+    }
+    assert_eq!(stable.1.total_bytes(), stable.0.rss_bytes);
+    assert!(stable.1.bytes(Class::Files) > 0 && stable.1.bytes(Class::Stacks) > 0);
+}
+
+#[test]
+fn the_pool_is_cut_out_of_a_larger_mapping_by_the_page_table() {
+    // A mapping of its own, of which the first half is touched; the "pool" is the middle half.
+    let mib = 1usize << 20;
+    let mut memory: Vec<u8> = Vec::with_capacity(64 * mib);
+    memory.resize(32 * mib, 7);
+    let base = (memory.as_ptr() as u64 + 16 * mib as u64).next_multiple_of(4096);
+    let pool = Range { base, len_bytes: 32 * mib as u64 };
+    let own = Watched::open(std::process::id()).unwrap();
+    let bytes = own.layout(Some(pool)).unwrap().bytes(Class::KvPool);
+    // Transparent huge pages may have filled up to 2 MiB more.
+    assert!((15 << 20..=19 << 20).contains(&bytes), "{bytes}");
+    drop(memory);
+}
+
+#[test]
+fn a_process_that_never_was_is_gone() {
+    for pid in [u32::MAX, 0x3fff_ffff] {
+        let error = Watched::open(pid).unwrap_err();
+        assert!(matches!(error, SampleError::Gone { pid: p } if p == pid), "{error}");
+    }
+}
+
+#[test]
+fn a_process_that_ends_is_gone_as_zombie_and_after() {
+    let mut child = sleeper();
+    let watched = Watched::open(child.0.id()).unwrap();
+    child.0.kill().unwrap();
+    // It becomes a zombie soon, and stays one until it is waited for.
+    let error = loop {
+        match watched.read() {
+            Ok(_) => std::thread::yield_now(),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, SampleError::Gone { .. }), "{error}");
+    assert!(matches!(watched.layout(None), Err(SampleError::Gone { .. })));
+    child.0.wait().unwrap();
+    assert!(matches!(watched.read(), Err(SampleError::Gone { .. })));
+}
+
+#[test]
+fn every_errno_has_its_meaning() {
+    let denied = from_io(7, "smaps", io::Error::from_raw_os_error(13)).to_string();
+    assert!(denied.contains("/proc/7/smaps") && denied.contains("CAP_SYS_PTRACE"), "{denied}");
+    assert!(matches!(
+        from_io(7, "smaps", io::Error::from_raw_os_error(3)),
+        SampleError::Gone { pid: 7 }
+    ));
+    assert!(matches!(
+        from_io(7, "smaps", io::Error::from_raw_os_error(5)),
+        SampleError::Read { .. }
+    ));
+}
