@@ -1,11 +1,9 @@
 //! The engine: what a driver calls.
 
-use serde::Serialize;
-use thiserror::Error;
-
-use crate::block_pool::BlockId;
+use crate::admission::{self, AdmitError};
 use crate::config::{ConfigError, EngineConfig, LoadFailurePolicy};
 use crate::content::{ChainHash, extend_chain};
+use crate::event::{AbortOutcome, Event, ExpectedBlock, Finished};
 use crate::request::{FinishReason, KvMode, NewRequest, Request, RequestId, RequestState};
 use crate::sampler::{EOS_TOKEN_ID, Sampler};
 use crate::scheduler::Scheduler;
@@ -19,125 +17,8 @@ pub struct Engine {
     sampler: Sampler,
     /// Chain hash of the empty prompt.
     seed: ChainHash,
-    scheduler: Scheduler,
+    pub(crate) scheduler: Scheduler,
     num_admitted: u64,
-}
-
-/// Something that the front end is to be told. Of one request, the end follows directly after the
-/// last token.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// An output token.
-    Token {
-        /// The request.
-        id: RequestId,
-        /// The token.
-        token: u32,
-        /// Its place in the output, from 0.
-        index: usize,
-    },
-    /// The end of a request.
-    Finished(Finished),
-}
-
-/// How a request ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finished {
-    /// The request.
-    pub id: RequestId,
-    /// Why it ended.
-    pub reason: FinishReason,
-    /// The token of `stop_token_ids` that ended it (`stop_reason` in the protocol); not set for
-    /// [`EOS_TOKEN_ID`].
-    pub stop_token: Option<u32>,
-    /// The prompt's blocks in order, pinned for a remote reader until [`Engine::release`]. Set for a
-    /// [`KvMode::ProduceForRemote`] request that stopped or reached its length.
-    pub kept_blocks: Option<Vec<BlockId>>,
-    /// Tokens of the prompt, which is what the kept blocks hold.
-    pub num_prompt_tokens: usize,
-    /// Tokens of the output.
-    pub num_output_tokens: usize,
-    /// Prompt tokens that the prefix cache had.
-    pub cached_tokens: usize,
-    /// Prompt tokens that were loaded from a remote prefill.
-    pub remote_tokens: usize,
-    /// Times that the request lost its blocks.
-    pub num_preemptions: usize,
-}
-
-/// A request that cannot be taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum AdmitError {
-    /// There is nothing to compute.
-    #[error("the prompt is empty; it must have at least one token")]
-    EmptyPrompt,
-    /// The prompt leaves no room for an output token.
-    #[error(
-        "the prompt has {tokens} tokens, but prompt and output together may have at most {limit} \
-         (max_model_len); shorten the prompt"
-    )]
-    PromptTooLong {
-        /// Tokens of the prompt.
-        tokens: usize,
-        /// [`EngineConfig::max_model_len`].
-        limit: usize,
-    },
-    /// A prompt token that the model does not have.
-    #[error("token id {token} is out of vocabulary: the model has ids below {vocab_size}")]
-    OutOfVocabulary {
-        /// The token.
-        token: u32,
-        /// [`crate::Model::vocab_size`].
-        vocab_size: u32,
-    },
-    /// No output was asked for.
-    #[error("max_tokens must be at least 1, got 0")]
-    NoOutput,
-    /// The limits contradict each other.
-    #[error("min_tokens {min_tokens} must be at most max_tokens {max_tokens}")]
-    MinAboveMax {
-        /// As requested.
-        min_tokens: usize,
-        /// As requested.
-        max_tokens: usize,
-    },
-    /// The id is in use; a finished request keeps it while its blocks are pinned.
-    #[error("request {0} is already known to the engine; use another id")]
-    DuplicateId(RequestId),
-    /// Too many requests wait.
-    #[error("{limit} requests are waiting already (max_num_queued_reqs); try again later")]
-    QueueFull {
-        /// [`EngineConfig::max_num_queued_reqs`].
-        limit: usize,
-    },
-}
-
-/// What became of an abort.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AbortOutcome {
-    /// Its blocks are free.
-    Freed,
-    /// It had no blocks yet, but a remote prefill keeps some for it: the driver should notify the
-    /// remote, as if it had read them.
-    FreedNotifyRemote,
-    /// A remote read may still write into its blocks. They are free after
-    /// [`Engine::remote_loaded`] or [`Engine::remote_failed`].
-    KeptUntilLoaded,
-    /// It has finished already. If its blocks are pinned they stay so: an abort that comes late frees
-    /// nothing (<https://github.com/vllm-project/vllm/pull/25067>).
-    Ignored,
-    /// There is no such request.
-    Unknown,
-}
-
-/// A block of a request, and what its filled slots should hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ExpectedBlock<'a> {
-    /// The block.
-    pub block: BlockId,
-    /// One hash per filled slot, from slot 0.
-    pub hashes: &'a [ChainHash],
 }
 
 impl Engine {
@@ -166,7 +47,7 @@ impl Engine {
     /// # Errors
     /// The request is not taken, and says why.
     pub fn add(&mut self, new: NewRequest) -> Result<(), AdmitError> {
-        self.check(&new)?;
+        admission::check(&new, &self.config, &self.scheduler)?;
         let mut chain = Vec::new();
         extend_chain(&mut chain, self.seed, &new.tokens);
         self.num_admitted += 1;
@@ -346,82 +227,6 @@ impl Engine {
     pub fn is_drained(&self) -> bool {
         let pool = &self.scheduler.kv.pool;
         self.scheduler.requests.len() == 0 && pool.num_free() == pool.num_usable()
-    }
-
-    /// Checks that every block has exactly the owners that its counts say, and that every request is
-    /// in exactly one place. For tests and for a driver in doubt; takes time in proportion to
-    /// the pool.
-    ///
-    /// # Errors
-    /// The first contradiction, in words.
-    pub fn audit(&self) -> Result<(), String> {
-        let scheduler = &self.scheduler;
-        let (mut held, mut pinned) = (Vec::new(), Vec::new());
-        let mut queued = 0;
-        for (slot, request) in scheduler.requests.iter() {
-            let is_in = [
-                scheduler.running.contains(&slot),
-                scheduler.waiting.contains(&slot),
-                scheduler.ready.contains(&slot),
-                request.loading,
-                request.is_pinned(),
-            ];
-            let fits = match request.state {
-                RequestState::Running => is_in[0],
-                RequestState::Waiting => is_in[1] || is_in[2],
-                RequestState::Preempted => is_in[1],
-                RequestState::WaitingForRemoteKvs => is_in[3],
-                RequestState::Finished(_) => is_in[3] || is_in[4],
-            };
-            if !fits || is_in.iter().filter(|&&is_in| is_in).count() != 1 {
-                return Err(format!(
-                    "request {} is {} but in {is_in:?}",
-                    request.id, request.state
-                ));
-            }
-            if is_in[1] && !request.blocks.is_empty() {
-                return Err(format!("request {} holds blocks while it waits", request.id));
-            }
-            queued += is_in[..3].iter().filter(|&&is_in| is_in).count();
-            held.extend_from_slice(&request.blocks);
-            if request.is_pinned() {
-                pinned.extend_from_slice(&request.blocks);
-            }
-        }
-        let in_queues = scheduler.running.len() + scheduler.waiting.len() + scheduler.ready.len();
-        if queued != in_queues {
-            return Err(format!("{in_queues} places in queues for {queued} requests"));
-        }
-        scheduler.kv.pool.audit(&held, &pinned)
-    }
-
-    fn check(&self, new: &NewRequest) -> Result<(), AdmitError> {
-        let (tokens, limit) = (new.tokens.len(), self.config.max_model_len);
-        if tokens == 0 {
-            return Err(AdmitError::EmptyPrompt);
-        }
-        if tokens >= limit {
-            return Err(AdmitError::PromptTooLong { tokens, limit });
-        }
-        let vocab_size = self.config.model.vocab_size;
-        if let Some(&token) = new.tokens.iter().find(|&&token| token >= vocab_size) {
-            return Err(AdmitError::OutOfVocabulary { token, vocab_size });
-        }
-        let (min_tokens, max_tokens) = (new.min_tokens, new.max_tokens);
-        if max_tokens == 0 {
-            return Err(AdmitError::NoOutput);
-        }
-        if min_tokens > max_tokens {
-            return Err(AdmitError::MinAboveMax { min_tokens, max_tokens });
-        }
-        if self.scheduler.requests.slot_of(new.id).is_some() {
-            return Err(AdmitError::DuplicateId(new.id));
-        }
-        let limit = self.config.max_num_queued_reqs;
-        if self.scheduler.waiting.len() >= limit {
-            return Err(AdmitError::QueueFull { limit });
-        }
-        Ok(())
     }
 
     /// Draws the next token of a request that is fully computed, and says whether it is the last.

@@ -25,7 +25,8 @@
 //!
 //! # Map
 //!
-//! - [`engine`]: the calls above; the one type that a driver holds.
+//! - [`engine`]: the calls above; the one type that a driver holds. [`admission`]: which requests it
+//!   takes; [`event`]: what it answers; `audit`: whether it has lost anything.
 //! - `scheduler`: one step: running requests first, then waiting ones; preemption.
 //! - [`step`]: what a step is to do: tokens computed, slots written, loads started.
 //! - [`request`]: what a driver asks for, the states, the reasons of an end.
@@ -37,11 +38,14 @@
 //! - [`cost`]: how long a step takes. [`lease`]: when a pinned request expires.
 //! - [`config`], [`stats`]: settings in, gauges and counters out.
 
+pub mod admission;
+mod audit;
 pub mod block_pool;
 pub mod config;
 pub mod content;
 pub mod cost;
 pub mod engine;
+pub mod event;
 mod free_queue;
 pub mod geometry;
 mod kv_cache;
@@ -55,14 +59,16 @@ mod scheduler;
 pub mod stats;
 pub mod step;
 
+pub use admission::AdmitError;
 pub use block_pool::BlockId;
 pub use config::{ConfigError, EngineConfig, LoadFailurePolicy};
 pub use content::{ChainHash, Corrupt};
 pub use cost::{CostModel, CostTable, Hardware};
-pub use engine::{AbortOutcome, AdmitError, Engine, Event, ExpectedBlock, Finished};
+pub use engine::Engine;
+pub use event::{AbortOutcome, Event, ExpectedBlock, Finished};
 pub use geometry::KvGeometry;
 pub use lease::LeaseTable;
-pub use model::{KvDtype, KvShape, Model, UnknownModel};
+pub use model::{Dtype, KvShape, Model, UnknownModel};
 pub use request::{FinishReason, KvMode, NewRequest, RequestId, RequestState};
 pub use sampler::EOS_TOKEN_ID;
 pub use stats::{EngineStats, Totals};

@@ -19,8 +19,10 @@ pub struct Model {
     pub query_heads: u32,
     /// What a layer keeps per token.
     pub kv: KvShape,
-    /// Type of the weights and, unless overridden, of the KV cache.
-    pub dtype: KvDtype,
+    /// Element type of the weights.
+    pub dtype: Dtype,
+    /// Element type of the KV cache, `--kv-cache-dtype`.
+    pub kv_dtype: Dtype,
     /// Parameters, in units of 10^9.
     pub params_b: f64,
     /// Parameters that one token passes through, in units of 10^9; `params_b` unless experts are chosen.
@@ -51,17 +53,17 @@ pub enum KvShape {
     },
 }
 
-/// Element type of the KV cache.
+/// An element type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum KvDtype {
+pub enum Dtype {
     /// 2 bytes.
     Bf16,
     /// 1 byte.
     Fp8,
 }
 
-impl KvDtype {
+impl Dtype {
     /// Bytes per element.
     pub fn bytes(self) -> u64 {
         match self {
@@ -109,7 +111,7 @@ impl Model {
             }
             KvShape::Latent { kv_lora_rank, rope_dim } => u64::from(kv_lora_rank + rope_dim),
         };
-        u64::from(self.layers) * elements * self.dtype.bytes()
+        u64::from(self.layers) * elements * self.kv_dtype.bytes()
     }
 }
 
@@ -130,7 +132,8 @@ static PRESETS: &[Model] = &[
         layers: 32,
         query_heads: 32,
         kv: gqa(8),
-        dtype: KvDtype::Bf16,
+        dtype: Dtype::Bf16,
+        kv_dtype: Dtype::Bf16,
         params_b: 8.03,
         active_params_b: 8.03,
         max_model_len: 131_072,
@@ -146,7 +149,8 @@ static PRESETS: &[Model] = &[
         layers: 80,
         query_heads: 64,
         kv: gqa(8),
-        dtype: KvDtype::Bf16,
+        dtype: Dtype::Bf16,
+        kv_dtype: Dtype::Bf16,
         params_b: 70.6,
         active_params_b: 70.6,
         max_model_len: 131_072,
@@ -158,7 +162,8 @@ static PRESETS: &[Model] = &[
         layers: 32,
         query_heads: 32,
         kv: gqa(8),
-        dtype: KvDtype::Bf16,
+        dtype: Dtype::Bf16,
+        kv_dtype: Dtype::Bf16,
         params_b: 7.25,
         active_params_b: 7.25,
         max_model_len: 32_768,
@@ -170,7 +175,8 @@ static PRESETS: &[Model] = &[
         layers: 40,
         query_heads: 32,
         kv: gqa(8),
-        dtype: KvDtype::Bf16,
+        dtype: Dtype::Bf16,
+        kv_dtype: Dtype::Bf16,
         params_b: 12.2,
         active_params_b: 12.2,
         max_model_len: 131_072,
@@ -186,7 +192,8 @@ static PRESETS: &[Model] = &[
         layers: 40,
         query_heads: 32,
         kv: gqa(8),
-        dtype: KvDtype::Bf16,
+        dtype: Dtype::Bf16,
+        kv_dtype: Dtype::Bf16,
         params_b: 23.6,
         active_params_b: 23.6,
         max_model_len: 131_072,
@@ -201,7 +208,8 @@ static PRESETS: &[Model] = &[
         layers: 88,
         query_heads: 96,
         kv: gqa(8),
-        dtype: KvDtype::Bf16,
+        dtype: Dtype::Bf16,
+        kv_dtype: Dtype::Bf16,
         params_b: 122.6,
         active_params_b: 122.6,
         max_model_len: 131_072,
@@ -213,7 +221,8 @@ static PRESETS: &[Model] = &[
         layers: 28,
         query_heads: 16,
         kv: gqa(8),
-        dtype: KvDtype::Bf16,
+        dtype: Dtype::Bf16,
+        kv_dtype: Dtype::Bf16,
         params_b: 0.6,
         active_params_b: 0.6,
         max_model_len: 40_960,
@@ -225,7 +234,8 @@ static PRESETS: &[Model] = &[
         layers: 36,
         query_heads: 32,
         kv: gqa(8),
-        dtype: KvDtype::Bf16,
+        dtype: Dtype::Bf16,
+        kv_dtype: Dtype::Bf16,
         params_b: 4.0,
         active_params_b: 4.0,
         max_model_len: 40_960,
@@ -237,7 +247,8 @@ static PRESETS: &[Model] = &[
         layers: 36,
         query_heads: 32,
         kv: gqa(8),
-        dtype: KvDtype::Bf16,
+        dtype: Dtype::Bf16,
+        kv_dtype: Dtype::Bf16,
         params_b: 8.2,
         active_params_b: 8.2,
         max_model_len: 40_960,
@@ -249,7 +260,8 @@ static PRESETS: &[Model] = &[
         layers: 40,
         query_heads: 40,
         kv: gqa(8),
-        dtype: KvDtype::Bf16,
+        dtype: Dtype::Bf16,
+        kv_dtype: Dtype::Bf16,
         params_b: 14.8,
         active_params_b: 14.8,
         max_model_len: 40_960,
@@ -261,7 +273,8 @@ static PRESETS: &[Model] = &[
         layers: 64,
         query_heads: 64,
         kv: gqa(8),
-        dtype: KvDtype::Bf16,
+        dtype: Dtype::Bf16,
+        kv_dtype: Dtype::Bf16,
         params_b: 32.8,
         active_params_b: 32.8,
         max_model_len: 40_960,
@@ -273,7 +286,8 @@ static PRESETS: &[Model] = &[
         layers: 48,
         query_heads: 32,
         kv: gqa(4),
-        dtype: KvDtype::Bf16,
+        dtype: Dtype::Bf16,
+        kv_dtype: Dtype::Bf16,
         params_b: 30.5,
         active_params_b: 3.3,
         max_model_len: 40_960,
@@ -285,7 +299,8 @@ static PRESETS: &[Model] = &[
         layers: 94,
         query_heads: 64,
         kv: gqa(4),
-        dtype: KvDtype::Bf16,
+        dtype: Dtype::Bf16,
+        kv_dtype: Dtype::Bf16,
         params_b: 235.0,
         active_params_b: 22.0,
         max_model_len: 40_960,
@@ -297,7 +312,8 @@ static PRESETS: &[Model] = &[
         layers: 61,
         query_heads: 128,
         kv: KvShape::Latent { kv_lora_rank: 512, rope_dim: 64 },
-        dtype: KvDtype::Bf16,
+        dtype: Dtype::Fp8,
+        kv_dtype: Dtype::Bf16,
         params_b: 671.0,
         active_params_b: 37.0,
         max_model_len: 163_840,
@@ -348,7 +364,7 @@ mod tests {
     #[test]
     fn fp8_halves_the_cache() {
         let mut model = Model::by_name("llama-3.1-8b").unwrap();
-        model.dtype = KvDtype::Fp8;
+        model.kv_dtype = Dtype::Fp8;
         assert_eq!(model.kv_bytes_per_token(1), 65_536);
     }
 
