@@ -1,1 +1,3 @@
 //! Loads and measures: arrivals, datasets, client, cluster, records, reports.
+
+pub mod cluster;

@@ -1,0 +1,223 @@
+//! One role process, from spawn to reaped.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pdlab_api::ready::{Ready, Role};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::{Instant, timeout_at};
+
+use super::plan::RoleCommand;
+use super::{ClusterError, ClusterPlan, log};
+
+/// A ready line has about 150 bytes. Whatever prints more without a line end is not a role.
+const READY_LINE_LIMIT_BYTES: u64 = 4096;
+
+/// How much of a wrong ready line an error shows.
+const QUOTED_CHARS: usize = 120;
+
+/// How a role ended when it was told to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// By itself, after SIGTERM or before it.
+    Exited(ExitStatus),
+    /// It did not go in time and was killed.
+    Killed,
+}
+
+/// A process that serves. Dropping it kills it.
+#[derive(Debug)]
+pub struct RoleProcess {
+    label: String,
+    ready: Ready,
+    child: Child,
+    log: PathBuf,
+}
+
+impl RoleProcess {
+    /// `decode-0`: the role and which one of it.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// What it said when it began to serve.
+    pub fn ready(&self) -> &Ready {
+        &self.ready
+    }
+
+    /// Its process id, as the kernel gave it.
+    pub fn pid(&self) -> u32 {
+        self.ready.pid
+    }
+
+    /// Where its log goes.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Fails if it has exited.
+    ///
+    /// # Errors
+    /// [`ClusterError::Died`] with its last log lines.
+    pub fn check_alive(&mut self) -> Result<(), ClusterError> {
+        match self.child.try_wait() {
+            Ok(None) => Ok(()),
+            Ok(Some(status)) => Err(ClusterError::Died {
+                role: self.label.clone(),
+                status,
+                last_words: log::last_words(&self.log),
+            }),
+            Err(source) => Err(ClusterError::Wait { role: self.label.clone(), source }),
+        }
+    }
+
+    /// Asks it to end, with SIGTERM.
+    pub(super) fn terminate(&self) {
+        // `id` is None once it has been reaped, so the signal never hits a stranger that got
+        // the same number. A process that is gone already needs no signal.
+        if let Some(pid) = self.child.id() {
+            let _ = kill(Pid::from_raw(pid as i32), Signal::SIGTERM);
+        }
+    }
+
+    /// Waits for its end until `deadline`, then kills it. It is reaped when this returns.
+    pub(super) async fn end(&mut self, deadline: Instant) -> End {
+        match timeout_at(deadline, self.child.wait()).await {
+            Ok(Ok(status)) => End::Exited(status),
+            Ok(Err(_)) | Err(_) => {
+                // Fails only for a process that has been reaped.
+                let _ = self.child.kill().await;
+                End::Killed
+            }
+        }
+    }
+}
+
+/// A process that has been spawned and has not said yet that it serves.
+pub(super) struct Starting {
+    label: String,
+    role: Role,
+    program: PathBuf,
+    child: Child,
+    stdout: ChildStdout,
+    log: PathBuf,
+}
+
+impl Starting {
+    /// Spawns `command` with the environment of `plan` on top of the caller's.
+    pub(super) fn spawn(
+        plan: &ClusterPlan,
+        command: RoleCommand,
+        log_dir: &Path,
+    ) -> Result<Self, ClusterError> {
+        let RoleCommand { role, label, args } = command;
+        let log = log_dir.join(format!("{label}.log"));
+        let stderr = File::create(&log).map_err(|source| ClusterError::Log {
+            role: label.clone(),
+            path: log.clone(),
+            source,
+        })?;
+        let spawned = Command::new(&plan.program)
+            .args(args)
+            .envs(&plan.env)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            // A group of its own: Ctrl-C in the terminal reaches the parent alone, which then
+            // ends its children in order.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn();
+        let mut child = spawned.map_err(|source| ClusterError::Spawn {
+            role: label.clone(),
+            program: plan.program.clone(),
+            source,
+        })?;
+        let stdout = child.stdout.take().expect("stdout was asked to be piped");
+        Ok(Self { label, role, program: plan.program.clone(), child, stdout, log })
+    }
+
+    /// Kills and reaps it.
+    pub(super) async fn kill(mut self) {
+        // Fails only for a process that has been reaped.
+        let _ = self.child.kill().await;
+    }
+
+    /// Waits for the ready line until `deadline`, which is `patience` after the spawn.
+    pub(super) async fn ready(
+        mut self,
+        deadline: Instant,
+        patience: Duration,
+    ) -> Result<RoleProcess, ClusterError> {
+        let mut stdout = BufReader::new(self.stdout);
+        let mut line = Vec::new();
+        let mut limited = (&mut stdout).take(READY_LINE_LIMIT_BYTES);
+        let read = timeout_at(deadline, limited.read_until(b'\n', &mut line)).await;
+        let no_line = !matches!(read, Ok(Ok(n)) if n > 0);
+        if no_line {
+            // An end of stdout is an exit or the beginning of one: what it exits with matters.
+            let exit = timeout_at(deadline, self.child.wait()).await;
+            let _ = self.child.kill().await;
+            let (role, last_words) = (self.label, log::last_words(&self.log));
+            return Err(match exit {
+                Ok(Ok(status)) => ClusterError::NotStarted { role, status, last_words },
+                Ok(Err(source)) => ClusterError::Wait { role, source },
+                Err(_) => ClusterError::NotReady { role, waited: patience, last_words },
+            });
+        }
+        match parse(&line, self.role, self.child.id()) {
+            Ok(ready) => {
+                // Nothing more belongs on stdout, but a closed pipe would kill who writes to it.
+                tokio::spawn(async move {
+                    let _ = tokio::io::copy(&mut stdout, &mut tokio::io::sink()).await;
+                });
+                Ok(RoleProcess { label: self.label, ready, child: self.child, log: self.log })
+            }
+            Err(reason) => {
+                let _ = self.child.kill().await;
+                let text = String::from_utf8_lossy(&line);
+                let shown: String = text.trim_end().chars().take(QUOTED_CHARS).collect();
+                Err(ClusterError::Garbage {
+                    role: self.label,
+                    program: self.program,
+                    reason: format!("{shown:?} ({reason})"),
+                    last_words: log::last_words(&self.log),
+                })
+            }
+        }
+    }
+}
+
+/// The ready line of the process `pid` that was started as `role`.
+fn parse(line: &[u8], role: Role, pid: Option<u32>) -> Result<Ready, String> {
+    let ready: Ready = serde_json::from_slice(line).map_err(|source| source.to_string())?;
+    if ready.role != role {
+        return Err(format!("it was started as {role}, not as {}", ready.role));
+    }
+    if Some(ready.pid) != pid {
+        return Err(format!("its process id is not {}", ready.pid));
+    }
+    Ok(ready)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &str = r#"{"role":"decode","http":"http://127.0.0.1:1","side_channel":null,"pid":7,"transport":"tcp","ucx_version":null}"#;
+
+    #[test]
+    fn a_ready_line_must_be_that_of_the_role_and_the_process() {
+        assert_eq!(parse(LINE.as_bytes(), Role::Decode, Some(7)).unwrap().pid, 7);
+        let role = parse(LINE.as_bytes(), Role::Prefill, Some(7)).unwrap_err();
+        assert_eq!(role, "it was started as prefill, not as decode");
+        assert!(parse(LINE.as_bytes(), Role::Decode, Some(8)).unwrap_err().contains('7'));
+        assert!(parse(b"Listening on port 80\n", Role::Decode, Some(7)).is_err());
+        assert!(parse(&LINE.as_bytes()[..40], Role::Decode, Some(7)).is_err());
+    }
+}

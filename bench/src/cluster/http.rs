@@ -1,0 +1,117 @@
+//! The few requests that a cluster sends to its roles.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{Method, Request};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde::de::DeserializeOwned;
+
+use super::ClusterError;
+
+/// A role on the same machine answers in milliseconds; one that takes this long is stuck.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A snapshot has a few hundred bytes; whatever is larger than this is not one.
+const ANSWER_LIMIT_BYTES: usize = 1 << 20;
+
+/// An HTTP client that keeps its connections.
+#[derive(Debug, Clone)]
+pub struct HttpClient {
+    client: Client<HttpConnector, Full<Bytes>>,
+}
+
+impl HttpClient {
+    /// A client without connections.
+    #[expect(clippy::new_without_default, reason = "a client is made, not defaulted")]
+    pub fn new() -> Self {
+        Self { client: Client::builder(TokioExecutor::new()).build_http() }
+    }
+
+    /// The body of `GET url`; `role` names the asked one in errors.
+    ///
+    /// # Errors
+    /// [`ClusterError::Http`] without an answer, on a status other than 200, on a body that is
+    /// too large.
+    pub async fn get(&self, role: &str, url: &str) -> Result<Bytes, ClusterError> {
+        self.send(role, Method::GET, url, Bytes::new()).await
+    }
+
+    /// `GET url`, parsed.
+    ///
+    /// # Errors
+    /// Those of [`HttpClient::get`], and an answer of another shape.
+    pub async fn get_json<T: DeserializeOwned>(
+        &self,
+        role: &str,
+        url: &str,
+    ) -> Result<T, ClusterError> {
+        let body = self.get(role, url).await?;
+        serde_json::from_slice(&body).map_err(|source| failed(role, url, source.to_string()))
+    }
+
+    /// `POST url` with a JSON body.
+    ///
+    /// # Errors
+    /// Those of [`HttpClient::get`].
+    pub async fn post_json(
+        &self,
+        role: &str,
+        url: &str,
+        body: &serde_json::Value,
+    ) -> Result<(), ClusterError> {
+        self.send(role, Method::POST, url, Bytes::from(body.to_string())).await.map(drop)
+    }
+
+    async fn send(
+        &self,
+        role: &str,
+        method: Method,
+        url: &str,
+        body: Bytes,
+    ) -> Result<Bytes, ClusterError> {
+        let request = Request::builder()
+            .method(method)
+            .uri(url)
+            .header("content-type", "application/json")
+            .body(Full::new(body))
+            .map_err(|source| failed(role, url, source.to_string()))?;
+        let exchange = async {
+            let response = self.client.request(request).await.map_err(|source| causes(&source))?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), ANSWER_LIMIT_BYTES)
+                .collect()
+                .await
+                .map_err(|source| source.to_string())?
+                .to_bytes();
+            if status.is_success() {
+                Ok(body)
+            } else {
+                let text: String = String::from_utf8_lossy(&body).chars().take(200).collect();
+                Err(format!("status {status}: {text}"))
+            }
+        };
+        match tokio::time::timeout(TIMEOUT, exchange).await {
+            Ok(answer) => answer.map_err(|reason| failed(role, url, reason)),
+            Err(_) => Err(failed(role, url, format!("no answer within {} s", TIMEOUT.as_secs()))),
+        }
+    }
+}
+
+fn failed(role: &str, url: &str, reason: String) -> ClusterError {
+    ClusterError::Http { role: role.to_owned(), url: url.to_owned(), reason }
+}
+
+/// hyper's own message says "client error (Connect)"; the cause below it says why.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

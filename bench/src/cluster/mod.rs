@@ -1,0 +1,253 @@
+//! A local cluster: router, prefills and decodes as child processes of one program.
+//!
+//! Every role is a process of its own, because leaks, environment and crashes are per process.
+//! A [`ClusterPlan`] says what to start; [`Cluster::start`] starts it, waits until every role
+//! answers, and hands out URLs, process ids and snapshots. Whatever happens, no child outlives
+//! the [`Cluster`]: [`Cluster::stop`] ends them in order, dropping it kills them, and the roles
+//! ask the kernel to die with their parent.
+//!
+//! - [`plan`]: what a cluster is made of, as command lines (pure).
+//! - [`child`]: one role process, from spawn to reaped.
+//! - [`http`]: the few requests that a cluster sends to its roles.
+//! - [`log`]: the last lines of a role's log, for error messages.
+//! - [`error`]: what can go wrong, with the role's own words.
+
+pub mod child;
+pub mod error;
+pub mod http;
+pub mod log;
+pub mod plan;
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::time::Duration;
+
+use pdlab_api::ready::Role;
+use pdlab_api::snapshot::Snapshot;
+use tokio::time::{Instant, sleep};
+
+pub use child::{End, RoleProcess};
+pub use error::ClusterError;
+pub use plan::{ChurnPlan, ClusterPlan, EnginePlan, Policy};
+
+use child::Starting;
+use http::HttpClient;
+
+/// How long the cluster waits for its roles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// From the spawn of a role until its ready line and its first healthy answer. Loading UCX
+    /// and touching the KV pool take well under a second; a busy machine may take many.
+    pub start: Duration,
+    /// From SIGTERM until SIGKILL.
+    pub stop: Duration,
+    /// From the end of the load until every block is free. More than the KV lease of 30 s, so
+    /// that a lease that expires as it should is not called a leak of blocks.
+    pub drain: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            start: Duration::from_secs(20),
+            stop: Duration::from_secs(5),
+            drain: Duration::from_secs(40),
+        }
+    }
+}
+
+/// How often health and drain are asked for: far below what a person notices, far above what a
+/// role needs to answer.
+const POLL: Duration = Duration::from_millis(20);
+
+/// A running cluster. Dropping it kills its processes.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Prefills first, then decodes, the router last: the order in which they start.
+    roles: Vec<RoleProcess>,
+    http: HttpClient,
+    patience: Patience,
+}
+
+impl Cluster {
+    /// Starts every role of `plan`, each logging to its own file in `log_dir` (which must
+    /// exist), and returns once all of them are healthy.
+    ///
+    /// Call it from a thread that lives as long as the cluster (the runtime's own threads do,
+    /// those of `spawn_blocking` do not): the kernel ties the children's lives to the thread
+    /// that spawned them, see `PR_SET_PDEATHSIG` in
+    /// <https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html>.
+    ///
+    /// # Errors
+    /// [`ClusterError`] of the first role that fails; the others are dead and reaped by then.
+    pub async fn start(
+        plan: &ClusterPlan,
+        log_dir: &Path,
+        patience: Patience,
+    ) -> Result<Self, ClusterError> {
+        let mut cluster = Self { roles: Vec::new(), http: HttpClient::new(), patience };
+        match cluster.start_roles(plan, log_dir).await {
+            Ok(()) => Ok(cluster),
+            Err(error) => {
+                cluster.kill().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Base URL of the router.
+    pub fn url(&self) -> &str {
+        &self.router().ready().http
+    }
+
+    /// Every role: prefills, decodes, router.
+    pub fn roles(&self) -> &[RoleProcess] {
+        &self.roles
+    }
+
+    /// The processes of one role.
+    pub fn of(&self, role: Role) -> impl Iterator<Item = &RoleProcess> {
+        self.roles.iter().filter(move |process| process.ready().role == role)
+    }
+
+    /// What `process` owns and has done.
+    ///
+    /// # Errors
+    /// [`ClusterError::Died`] if the process is gone, else [`ClusterError::Http`].
+    pub async fn snapshot(&mut self, index: usize) -> Result<Snapshot, ClusterError> {
+        let process = &mut self.roles[index];
+        let url = format!("{}/pdlab/snapshot", process.ready().http);
+        let answer = self.http.get_json(process.label(), &url).await;
+        // A dead process explains the failed request better than "connection refused" does.
+        if answer.is_err() {
+            process.check_alive()?;
+        }
+        answer
+    }
+
+    /// Changes the churn source of the decodes; `body` holds the keys of `POST /pdlab/churn`.
+    ///
+    /// # Errors
+    /// [`ClusterError::Http`] if a decode refuses it.
+    pub async fn set_churn(&mut self, body: &serde_json::Value) -> Result<(), ClusterError> {
+        for process in self.of(Role::Decode) {
+            let url = format!("{}/pdlab/churn", process.ready().http);
+            self.http.post_json(process.label(), &url, body).await?;
+        }
+        Ok(())
+    }
+
+    /// Fails if a role has exited.
+    ///
+    /// # Errors
+    /// [`ClusterError::Died`] with the role's last log lines.
+    pub fn check_alive(&mut self) -> Result<(), ClusterError> {
+        self.roles.iter_mut().try_for_each(RoleProcess::check_alive)
+    }
+
+    /// Waits until [`Snapshot::is_drained`] holds for every role and returns their snapshots,
+    /// in the order of [`Cluster::roles`].
+    ///
+    /// # Errors
+    /// [`ClusterError::NotDrained`] with what is still held, or why a role did not answer.
+    pub async fn drained(&mut self) -> Result<Vec<Snapshot>, ClusterError> {
+        let deadline = Instant::now() + self.patience.drain;
+        let mut drained = Vec::new();
+        for index in 0..self.roles.len() {
+            loop {
+                let snapshot = self.snapshot(index).await?;
+                if snapshot.is_drained() {
+                    drained.push(snapshot);
+                    break;
+                }
+                if Instant::now() >= deadline {
+                    return Err(ClusterError::NotDrained {
+                        role: self.roles[index].label().to_owned(),
+                        waited: self.patience.drain,
+                        held: error::held(&snapshot),
+                    });
+                }
+                sleep(POLL).await;
+            }
+        }
+        Ok(drained)
+    }
+
+    /// Ends every role: SIGTERM to all, SIGKILL to those that do not go within the patience.
+    /// Returns how each one ended, in the order of [`Cluster::roles`].
+    pub async fn stop(mut self) -> Vec<End> {
+        // The router first: what it still holds fails over to nobody, and the workers drain.
+        for process in self.roles.iter().rev() {
+            process.terminate();
+        }
+        let deadline = Instant::now() + self.patience.stop;
+        let mut ends = Vec::new();
+        for process in &mut self.roles {
+            ends.push(process.end(deadline).await);
+        }
+        ends
+    }
+
+    async fn start_roles(
+        &mut self,
+        plan: &ClusterPlan,
+        log_dir: &Path,
+    ) -> Result<(), ClusterError> {
+        // All workers load their libraries at the same time; the router needs their URLs.
+        let mut starting = VecDeque::new();
+        let outcome = self.start_workers(plan, log_dir, &mut starting).await;
+        for worker in starting {
+            worker.kill().await;
+        }
+        outcome?;
+        let urls = |role| self.of(role).map(|process| process.ready().http.clone()).collect();
+        let router = plan.router(urls(Role::Prefill), urls(Role::Decode));
+        let router = Starting::spawn(plan, router, log_dir)?;
+        let deadline = Instant::now() + self.patience.start;
+        self.roles.push(router.ready(deadline, self.patience.start).await?);
+        for index in 0..self.roles.len() {
+            self.healthy(index, deadline).await?;
+        }
+        Ok(())
+    }
+
+    async fn start_workers(
+        &mut self,
+        plan: &ClusterPlan,
+        log_dir: &Path,
+        starting: &mut VecDeque<Starting>,
+    ) -> Result<(), ClusterError> {
+        let deadline = Instant::now() + self.patience.start;
+        for command in plan.workers() {
+            starting.push_back(Starting::spawn(plan, command, log_dir)?);
+        }
+        while let Some(worker) = starting.pop_front() {
+            self.roles.push(worker.ready(deadline, self.patience.start).await?);
+        }
+        Ok(())
+    }
+
+    async fn healthy(&mut self, index: usize, deadline: Instant) -> Result<(), ClusterError> {
+        let process = &mut self.roles[index];
+        let url = format!("{}/health", process.ready().http);
+        loop {
+            let answer = self.http.get(process.label(), &url).await;
+            process.check_alive()?;
+            match answer {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() >= deadline => return Err(error),
+                Err(_) => sleep(POLL).await,
+            }
+        }
+    }
+
+    fn router(&self) -> &RoleProcess {
+        self.of(Role::Router).next().expect("a cluster starts with its router or not at all")
+    }
+
+    async fn kill(&mut self) {
+        for process in &mut self.roles {
+            process.end(Instant::now()).await;
+        }
+    }
+}

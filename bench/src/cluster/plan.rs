@@ -1,0 +1,291 @@
+//! What a cluster is made of, as command lines. Pure: nothing is started here.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use pdlab_api::ready::Role;
+use pdlab_leak::scenario::{Pattern, Transport};
+
+/// Where local roles listen. A cluster is one machine; nothing of it belongs on a network.
+const LOCAL_HOST: &str = "127.0.0.1";
+
+/// Seconds for which prefill keeps KV blocks for a reader that does not come: the default of
+/// vLLM's `kv_lease_duration`, see <https://github.com/vllm-project/vllm/pull/41383>.
+pub const KV_LEASE_DURATION_S: u64 = 30;
+
+/// Everything needed to start a cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClusterPlan {
+    /// The pdlab binary: it is its own prefill, decode and router.
+    pub program: PathBuf,
+    /// Prefill processes.
+    pub prefill_count: u32,
+    /// Decode processes.
+    pub decode_count: u32,
+    /// The engine, the same in every worker.
+    pub engine: EnginePlan,
+    /// What moves the KV blocks.
+    pub transport: Transport,
+    /// The UCX build (a version, `system` or a path), already resolved by the caller. `None`
+    /// leaves it to the role, which is right where no UCX is used.
+    pub ucx: Option<String>,
+    /// The churn that the decodes make.
+    pub churn: ChurnPlan,
+    /// How long decode waits for one KV read, in milliseconds.
+    pub kv_read_timeout_ms: u64,
+    /// Seed of what is random in a role.
+    pub seed: u64,
+    /// How the router picks workers.
+    pub policy: Policy,
+    /// Where the router listens: `host`, `port` (0: one of the kernel's choice). The workers
+    /// always listen on ports of the kernel's choice on 127.0.0.1.
+    pub listen: (String, u16),
+    /// Environment of every role, on top of the environment of this process.
+    pub env: BTreeMap<String, String>,
+}
+
+/// The engine of a worker.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EnginePlan {
+    /// Model preset.
+    pub model: String,
+    /// Factor on the KV bytes per token.
+    pub kv_scale: f64,
+    /// Factor on pretended compute time.
+    pub time_scale: f64,
+    /// KV blocks in the pool.
+    pub num_gpu_blocks: u32,
+    /// Tokens per KV block.
+    pub block_size: u32,
+    /// Requests in a batch at most.
+    pub max_num_seqs: u32,
+    /// Tokens in a step at most.
+    pub max_num_batched_tokens: u32,
+}
+
+/// The churn of a decode process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChurnPlan {
+    /// Which addresses are unmapped, and how.
+    pub pattern: Pattern,
+    /// Bytes per mapping.
+    pub bytes: u64,
+    /// Mappings that stay in place.
+    pub resident: u32,
+    /// Unmaps per engine step.
+    pub per_step: u32,
+    /// Unmaps per generated token.
+    pub per_token: u32,
+    /// Unmaps per second apart from any work; 0 for none.
+    pub rate_per_s: u32,
+}
+
+/// How the router picks workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Policy {
+    /// One after the other.
+    RoundRobin,
+    /// The one with the fewest requests in flight.
+    LeastLoaded,
+}
+
+/// One process to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoleCommand {
+    /// What it will be.
+    pub role: Role,
+    /// `decode-0`: names it in messages and its log file.
+    pub label: String,
+    /// Arguments, the subcommand first.
+    pub args: Vec<String>,
+}
+
+impl Policy {
+    /// The name on the command line of the router.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round_robin",
+            Self::LeastLoaded => "least_loaded",
+        }
+    }
+}
+
+impl ClusterPlan {
+    /// The command lines of all prefills, then all decodes.
+    pub fn workers(&self) -> Vec<RoleCommand> {
+        let prefills = (0..self.prefill_count).map(|index| self.prefill(index));
+        let decodes = (0..self.decode_count).map(|index| self.decode(index));
+        prefills.chain(decodes).collect()
+    }
+
+    /// The command line of the router in front of workers at these URLs.
+    pub fn router(&self, prefill_urls: Vec<String>, decode_urls: Vec<String>) -> RoleCommand {
+        let mut args = Args::new("router");
+        args.option("--host", &self.listen.0).option("--port", self.listen.1);
+        for url in prefill_urls {
+            args.option("--prefill", url);
+        }
+        for url in decode_urls {
+            args.option("--decode", url);
+        }
+        args.option("--policy", self.policy.as_str());
+        RoleCommand { role: Role::Router, label: "router".to_owned(), args: args.finish() }
+    }
+
+    fn prefill(&self, index: u32) -> RoleCommand {
+        let mut args = self.worker("prefill");
+        args.option("--side-channel-host", LOCAL_HOST).option("--side-channel-port", 0);
+        RoleCommand { role: Role::Prefill, label: format!("prefill-{index}"), args: args.finish() }
+    }
+
+    fn decode(&self, index: u32) -> RoleCommand {
+        let mut args = self.worker("decode");
+        args.option("--churn-pattern", self.churn.pattern)
+            .option("--churn-bytes", self.churn.bytes)
+            .option("--churn-resident", self.churn.resident)
+            .option("--churn-per-step", self.churn.per_step)
+            .option("--churn-per-token", self.churn.per_token)
+            .option("--churn-rate", self.churn.rate_per_s)
+            .option("--kv-read-timeout-ms", self.kv_read_timeout_ms)
+            .option("--seed", self.seed);
+        RoleCommand { role: Role::Decode, label: format!("decode-{index}"), args: args.finish() }
+    }
+
+    fn worker(&self, subcommand: &str) -> Args {
+        let mut args = Args::new(subcommand);
+        args.option("--host", LOCAL_HOST)
+            .option("--port", 0)
+            .option("--model", &self.engine.model)
+            .option("--kv-scale", self.engine.kv_scale)
+            .option("--time-scale", self.engine.time_scale)
+            .option("--num-gpu-blocks", self.engine.num_gpu_blocks)
+            .option("--block-size", self.engine.block_size)
+            .option("--max-num-seqs", self.engine.max_num_seqs)
+            .option("--max-num-batched-tokens", self.engine.max_num_batched_tokens)
+            .option("--transport", self.transport);
+        if let Some(ucx) = &self.ucx {
+            args.option("--ucx", ucx);
+        }
+        args.option("--kv-lease-duration", KV_LEASE_DURATION_S);
+        args
+    }
+}
+
+/// What UCX is told in a local cluster unless the user or the scenario says otherwise: to stay
+/// on the loopback device, so that nothing listens on a network.
+pub const LOCAL_ENV: [(&str, &str); 1] = [("UCX_NET_DEVICES", "lo")];
+
+/// `settings` with [`LOCAL_ENV`] where they leave room for it.
+pub fn local_env(settings: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let local = LOCAL_ENV.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let mut env: BTreeMap<String, String> = local.collect();
+    env.extend(settings.clone());
+    env
+}
+
+/// A command line in the making.
+struct Args(Vec<String>);
+
+impl Args {
+    fn new(subcommand: &str) -> Self {
+        Self(vec![subcommand.to_owned()])
+    }
+
+    fn option(&mut self, name: &str, value: impl ToString) -> &mut Self {
+        self.0.push(name.to_owned());
+        self.0.push(value.to_string());
+        self
+    }
+
+    fn finish(mut self) -> Vec<String> {
+        self.0.push("--die-with-parent".to_owned());
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> ClusterPlan {
+        ClusterPlan {
+            program: "/bin/pdlab".into(),
+            prefill_count: 1,
+            decode_count: 2,
+            engine: EnginePlan {
+                model: "tiny".into(),
+                kv_scale: 0.5,
+                time_scale: 0.0,
+                num_gpu_blocks: 100,
+                block_size: 16,
+                max_num_seqs: 8,
+                max_num_batched_tokens: 2048,
+            },
+            transport: Transport::Ucx,
+            ucx: Some("/opt/ucx".into()),
+            churn: ChurnPlan {
+                pattern: Pattern::Same,
+                bytes: 4096,
+                resident: 1,
+                per_step: 3,
+                per_token: 0,
+                rate_per_s: 0,
+            },
+            kv_read_timeout_ms: 5000,
+            seed: 7,
+            policy: Policy::RoundRobin,
+            listen: ("127.0.0.1".into(), 0),
+            env: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn the_command_lines_are_those_that_the_roles_take() {
+        let commands = plan().workers();
+        let labels: Vec<&str> = commands.iter().map(|command| command.label.as_str()).collect();
+        assert_eq!(labels, ["prefill-0", "decode-0", "decode-1"]);
+        let engine = "--host 127.0.0.1 --port 0 --model tiny --kv-scale 0.5 --time-scale 0 \
+                      --num-gpu-blocks 100 --block-size 16 --max-num-seqs 8 \
+                      --max-num-batched-tokens 2048 --transport ucx --ucx /opt/ucx \
+                      --kv-lease-duration 30";
+        assert_eq!(
+            commands[0].args.join(" "),
+            format!(
+                "prefill {engine} --side-channel-host 127.0.0.1 --side-channel-port 0 --die-with-parent"
+            )
+        );
+        assert_eq!(
+            commands[2].args.join(" "),
+            format!(
+                "decode {engine} --churn-pattern same --churn-bytes 4096 --churn-resident 1 \
+                 --churn-per-step 3 --churn-per-token 0 --churn-rate 0 --kv-read-timeout-ms 5000 \
+                 --seed 7 --die-with-parent"
+            )
+        );
+        let router =
+            plan().router(vec!["http://p".into()], vec!["http://a".into(), "http://b".into()]);
+        assert_eq!(
+            router.args.join(" "),
+            "router --host 127.0.0.1 --port 0 --prefill http://p --decode http://a \
+             --decode http://b --policy round_robin --die-with-parent"
+        );
+    }
+
+    #[test]
+    fn without_a_build_the_role_is_not_told_one() {
+        let plan = ClusterPlan { ucx: None, transport: Transport::Tcp, ..plan() };
+        assert!(plan.workers().iter().all(|command| !command.args.contains(&"--ucx".to_owned())));
+    }
+
+    #[test]
+    fn ucx_stays_on_loopback_unless_it_is_told_otherwise() {
+        let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let env = local_env(&map(&[("UCX_TLS", "tcp")]));
+        assert_eq!(env, map(&[("UCX_NET_DEVICES", "lo"), ("UCX_TLS", "tcp")]));
+        let devices = map(&[("UCX_NET_DEVICES", "mlx5_0:1")]);
+        assert_eq!(local_env(&devices), devices);
+    }
+}
