@@ -117,7 +117,6 @@ impl Engine {
         if any_finished {
             self.drop_finished_from_running();
         }
-        self.scheduler.stalled = false;
         events
     }
 
