@@ -59,7 +59,7 @@ pub struct Work {
 /// State of the engine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineState {
-    /// KV blocks, the null block included.
+    /// KV blocks that requests can have; the null block does not count.
     pub blocks_total: u64,
     /// KV blocks that can be allocated (cached ones included).
     pub blocks_free: u64,
@@ -111,9 +111,8 @@ impl Snapshot {
     /// Nothing in flight, nothing pinned, every block free. Regions and endpoints stay: they
     /// belong to the process, not to a request.
     pub fn is_drained(&self) -> bool {
-        // The null block is never free.
         let engine = self.engine.is_none_or(|e| {
-            e.blocks_free + 1 == e.blocks_total
+            e.blocks_free == e.blocks_total
                 && e.blocks_pinned + e.running + e.waiting + e.waiting_remote == 0
         });
         let transport = self
@@ -146,7 +145,7 @@ mod tests {
     fn drained_means_every_block_is_free() {
         let mut snapshot = Snapshot::new(Role::Decode, 1);
         assert!(snapshot.is_drained());
-        let engine = EngineState { blocks_total: 9, blocks_free: 8, ..EngineState::default() };
+        let engine = EngineState { blocks_total: 8, blocks_free: 8, ..EngineState::default() };
         snapshot.engine = Some(engine);
         assert!(snapshot.is_drained());
         snapshot.engine = Some(EngineState { blocks_free: 7, ..engine });

@@ -1,0 +1,171 @@
+//! Puts a prefill process together: transport, pool, side channel, worker.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use pdlab_api::ready::{Ready, Role};
+use pdlab_api::side_channel::{AgentMetadata, Compatibility, Handshake};
+use pdlab_transport::{Agent, AgentConfig};
+use pdlab_worker::{EngineHandle, KvPool, Parts, Shared, Worker, WorkerConfig, WorkerError};
+use tokio_util::sync::CancellationToken;
+
+use crate::connector::{Figures, Identity, PrefillConnector};
+use crate::side_channel::{SideChannel, SideChannelError};
+
+/// How a prefill is set up.
+#[derive(Debug, Clone)]
+pub struct PrefillConfig {
+    /// HTTP, engine, cost.
+    pub worker: WorkerConfig,
+    /// The transport.
+    pub agent: AgentConfig,
+    /// Host of the side channel: bound, and told to decode. vLLM's
+    /// `VLLM_NIXL_SIDE_CHANNEL_HOST`.
+    pub side_channel_host: String,
+    /// Port of the side channel, 0 for a free one. vLLM's `VLLM_NIXL_SIDE_CHANNEL_PORT`.
+    pub side_channel_port: u16,
+    /// How long blocks stay pinned for a decode that neither reads nor sends heartbeats. vLLM's
+    /// `kv_lease_duration`, 30 s.
+    pub kv_lease: Duration,
+    /// This engine's id, made fresh at every start.
+    pub engine_id: String,
+}
+
+/// Why a prefill could not start or serve.
+#[derive(Debug, thiserror::Error)]
+pub enum PrefillError {
+    /// The transport.
+    #[error("prefill: {0}")]
+    Transport(#[from] pdlab_transport::Error),
+    /// The side channel.
+    #[error("prefill: {0}")]
+    SideChannel(#[from] SideChannelError),
+    /// HTTP and engine.
+    #[error("prefill: {0}")]
+    Worker(#[from] WorkerError),
+}
+
+/// A prefill that listens; [`Prefill::serve`] answers.
+pub struct Prefill {
+    worker: Worker,
+    agent: Agent,
+    side_channel: SideChannel,
+    handshake: Bytes,
+    engine: EngineHandle,
+    ready: Ready,
+}
+
+impl Prefill {
+    /// Opens the transport, registers the pool, listens on both ports.
+    pub async fn bind(config: PrefillConfig) -> Result<Self, PrefillError> {
+        let agent = Agent::open(config.agent).await?;
+        let pool = KvPool::register(&agent, config.worker.engine.geometry)?;
+        let side_channel =
+            SideChannel::bind(&config.side_channel_host, config.side_channel_port).await?;
+        let identity = Identity {
+            engine_id: config.engine_id,
+            host: config.side_channel_host,
+            port: side_channel.port(),
+        };
+        let handshake = handshake(&config.worker, &agent, &identity)?;
+        let endpoint = format!("{}:{}", identity.host, identity.port);
+
+        let channel = pdlab_worker::channel();
+        let engine = channel.0.clone();
+        let shared = Arc::new(Shared::default());
+        let figures = Arc::new(Figures::default());
+        let connector = PrefillConnector::new(
+            identity,
+            config.kv_lease,
+            figures.clone(),
+            shared.clone(),
+            engine.clone(),
+        );
+        let worker = Worker::bind(Parts {
+            config: config.worker,
+            agent: agent.clone(),
+            pool,
+            channel,
+            shared,
+            connector,
+            observer: figures,
+            routes: axum::Router::new(),
+        })
+        .await?;
+        let ready = Ready {
+            role: Role::Prefill,
+            http: format!("http://{}", worker.local_addr()),
+            side_channel: Some(endpoint),
+            pid: std::process::id(),
+            transport: Some(agent.backend().to_string()),
+            ucx_version: agent.version(),
+        };
+        Ok(Self { worker, agent, side_channel, handshake: handshake.into(), engine, ready })
+    }
+
+    /// What the ready line says.
+    pub fn ready(&self) -> &Ready {
+        &self.ready
+    }
+
+    /// Answers until `stop`, then drains: HTTP, engine, side channel, transport, in this order.
+    pub async fn serve(self, stop: CancellationToken) -> Result<(), PrefillError> {
+        let background = CancellationToken::new();
+        let handshakes =
+            tokio::spawn(self.side_channel.serve(self.handshake, background.clone()));
+        let notifications = tokio::spawn(forward(self.agent.clone(), self.engine));
+        let served = self.worker.serve(stop).await;
+        background.cancel();
+        let closed = self.agent.close().await;
+        // Both end by themselves now: one was cancelled, the other's agent is closed.
+        let _ = tokio::join!(handshakes, notifications);
+        served?;
+        Ok(closed?)
+    }
+}
+
+/// Hands the transport's notifications to the engine loop.
+async fn forward(agent: Agent, engine: EngineHandle) {
+    while let Some(notification) = agent.next_notification().await {
+        engine.notified(notification.payload);
+    }
+}
+
+fn handshake(
+    worker: &WorkerConfig,
+    agent: &Agent,
+    identity: &Identity,
+) -> Result<Vec<u8>, pdlab_transport::Error> {
+    let geometry = &worker.engine.geometry;
+    let metadata = AgentMetadata {
+        engine_id: identity.engine_id.clone(),
+        agent_metadata: agent.metadata()?.to_vec(),
+        // Where the pool is in this process's memory is the transport's business.
+        kv_caches_base_addr: vec![0],
+        device_id: 0,
+        num_blocks: geometry.num_blocks as u32,
+        block_lens: vec![geometry.block_bytes as u64],
+        block_strides: vec![geometry.block_bytes as u64],
+        kv_cache_layout: "HND".into(),
+        block_size: geometry.block_size_tokens as u32,
+        ssm_sizes: vec![0, 0],
+        attn_backend_name: "PDLAB".into(),
+        physical_blocks_per_logical_kv_block: 1,
+        region_num_blocks: None,
+        region_group_ids: None,
+        region_names: None,
+        region_mem_types: None,
+        dcp_size: 1,
+        pcp_size: 1,
+        ple_block_len: None,
+        region_members: vec![],
+        packed_member_layouts: std::collections::BTreeMap::new(),
+    };
+    let compatibility = Compatibility {
+        model: worker.engine.model.name.to_owned(),
+        block_size: geometry.block_size_tokens as u32,
+        bytes_per_token: geometry.bytes_per_token as u64,
+    };
+    Ok(Handshake::new(&compatibility, &metadata).encode())
+}
