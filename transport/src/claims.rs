@@ -38,9 +38,9 @@ impl Claims {
     /// Claims all of `ranges` for writing, or none and says which one is taken. They must be
     /// sorted, not empty and without overlap, as [`normalize`] leaves them.
     pub(crate) fn own(&mut self, ranges: &[Range<usize>]) -> Result<(), Range<usize>> {
-        let taken = ranges.iter().find(|range| {
-            self.owned(range) || self.shared.iter().any(|held| overlap(held, range))
-        });
+        let taken = ranges
+            .iter()
+            .find(|range| self.owned(range) || self.shared.iter().any(|held| overlap(held, range)));
         if let Some(range) = taken {
             return Err(range.clone());
         }
@@ -171,7 +171,8 @@ mod tests {
 
     #[test]
     fn neighbours_become_one_claim() {
-        assert_eq!(normalize(vec![8..16, 0..8, 20..20, 16..17]), Ok(vec![0..17]));
+        let joined = normalize(vec![8..16, 0..8, 20..20, 16..17, 18..19]);
+        assert_eq!(joined, Ok(vec![0..17, 18..19]));
         assert_eq!(normalize(vec![0..9, 8..10]), Err(8..10));
     }
 }

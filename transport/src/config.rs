@@ -84,9 +84,10 @@ impl FromStr for BackendChoice {
         if name == "auto" {
             return Ok(Self::Auto);
         }
-        name.parse()
-            .map(Self::Only)
-            .map_err(|error: UnknownBackend| UnknownBackend { expected: "auto, tcp or ucx", ..error })
+        name.parse().map(Self::Only).map_err(|error: UnknownBackend| UnknownBackend {
+            expected: "auto, tcp or ucx",
+            ..error
+        })
     }
 }
 

@@ -107,7 +107,9 @@ pub enum Error {
         limit: u64,
     },
     /// The region was not registered with this agent.
-    #[error("region {region} belongs to another agent; register the memory with the agent that reads")]
+    #[error(
+        "region {region} belongs to another agent; register the memory with the agent that reads"
+    )]
     NotRegistered {
         /// Index of the region at its own agent.
         region: u32,

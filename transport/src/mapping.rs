@@ -52,7 +52,8 @@ impl Mapping {
             let cause = std::io::Error::last_os_error();
             return Err(failed(format!("mmap failed: {cause}; free memory or raise `ulimit -v`")));
         }
-        let base = NonNull::new(base.cast()).ok_or_else(|| failed("mmap gave address 0".to_owned()))?;
+        let base =
+            NonNull::new(base.cast()).ok_or_else(|| failed("mmap gave address 0".to_owned()))?;
         Ok(Self { base, len, mapped })
     }
 

@@ -217,11 +217,16 @@ impl PeerInner {
         if self.agent.is_closing() {
             return Err(Error::Closed { operation });
         }
-        if self.link.is_alive() { Ok(()) } else { Err(self.lost("the connection has ended before")) }
+        if self.link.is_alive() {
+            Ok(())
+        } else {
+            Err(self.lost("the connection has ended before"))
+        }
     }
 
     fn check_notification(&self, payload: &Bytes) -> Result<(), Error> {
-        let (size, limit) = (payload.len() as u64, self.agent.shared.limits.notification_bytes as u64);
+        let (size, limit) =
+            (payload.len() as u64, self.agent.shared.limits.notification_bytes as u64);
         if size <= limit {
             return Ok(());
         }
@@ -229,7 +234,11 @@ impl PeerInner {
     }
 
     /// Checks every descriptor at both ends; those without bytes end here.
-    fn check_blocks(&self, region: &Region, descriptors: &[Descriptor]) -> Result<Vec<Block>, Error> {
+    fn check_blocks(
+        &self,
+        region: &Region,
+        descriptors: &[Descriptor],
+    ) -> Result<Vec<Block>, Error> {
         if region.core.agent != self.agent.shared.instance {
             return Err(Error::NotRegistered { region: region.core.id });
         }
@@ -243,11 +252,8 @@ impl PeerInner {
             let local = (descriptor.local_offset as u64, region.len() as u64);
             check_range("local", index, local, descriptor.len as u64)?;
             let remote = self.metadata.regions.get(descriptor.remote_region as usize);
-            let remote_len = remote.map_or(0, |region| region.len);
-            check_range("remote", index, (descriptor.remote_offset, remote_len), descriptor.len as u64)?;
-            if remote.is_none() {
-                return Err(out_of_range("remote", index, (descriptor.remote_offset, 0), descriptor.len as u64));
-            }
+            let remote = (descriptor.remote_offset, remote.map_or(0, |region| region.len));
+            check_range("remote", index, remote, descriptor.len as u64)?;
             if descriptor.len > 0 {
                 blocks.push(Block {
                     local_offset: descriptor.local_offset,
@@ -332,13 +338,16 @@ impl Drop for Wait<'_> {
 
 const DEADLINE_PASSED: &str = "a read on it passed its deadline";
 
-fn check_range(side: &str, index: usize, (offset, limit): (u64, u64), len: u64) -> Result<(), Error> {
-    if offset.checked_add(len).is_some_and(|end| end <= limit) {
+/// `limit` is the region's length; nothing at all fits into a region that does not exist.
+fn check_range(
+    side: &str,
+    index: usize,
+    (offset, limit): (u64, u64),
+    len: u64,
+) -> Result<(), Error> {
+    if limit > 0 && offset.checked_add(len).is_some_and(|end| end <= limit) {
         return Ok(());
     }
-    Err(out_of_range(side, index, (offset, limit), len))
-}
-
-fn out_of_range(side: &str, index: usize, (offset, limit): (u64, u64), len: u64) -> Error {
-    Error::OutOfRange { what: format!("the {side} range of descriptor {index}"), offset, len, limit }
+    let what = format!("the {side} range of descriptor {index}");
+    Err(Error::OutOfRange { what, offset, len, limit })
 }

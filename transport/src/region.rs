@@ -64,9 +64,8 @@ impl Region {
         // SAFETY: `range` is inside of the mapping, which `self.core` keeps alive. The claim keeps
         // every local writer away until it drops, after `f`; peers cannot write (there is no
         // remote write). The borrow cannot outlive this call.
-        let bytes = unsafe {
-            std::slice::from_raw_parts(self.core.base().add(range.start), range.len())
-        };
+        let bytes =
+            unsafe { std::slice::from_raw_parts(self.core.base().add(range.start), range.len()) };
         let result = f(bytes);
         drop(claim);
         Ok(result)
@@ -76,7 +75,11 @@ impl Region {
     ///
     /// # Errors
     /// [`Error::OutOfRange`]; [`Error::Busy`] while anybody reads, writes or receives into them.
-    pub fn write<T>(&self, range: Range<usize>, f: impl FnOnce(&mut [u8]) -> T) -> Result<T, Error> {
+    pub fn write<T>(
+        &self,
+        range: Range<usize>,
+        f: impl FnOnce(&mut [u8]) -> T,
+    ) -> Result<T, Error> {
         self.core.check("the range to write", &range)?;
         let claim = ExclusiveClaim::take(&self.core, vec![range.clone()])?;
         // SAFETY: bounds and lifetime as in `read`. The claim is exclusive, so no other reference
@@ -137,7 +140,11 @@ struct SharedClaim<'a> {
 
 impl<'a> SharedClaim<'a> {
     fn take(region: &'a RegionCore, range: Range<usize>) -> Result<Self, Error> {
-        if region.claims().share(&range) { Ok(Self { region, range }) } else { Err(region.busy(&range)) }
+        if region.claims().share(&range) {
+            Ok(Self { region, range })
+        } else {
+            Err(region.busy(&range))
+        }
     }
 }
 
@@ -222,7 +229,10 @@ mod tests {
         let region = region(10);
         assert_eq!(region.read(0..11, |_| ()).unwrap_err().kind(), "out_of_range");
         assert_eq!(region.read(5..4, |_| ()).unwrap_err().kind(), "out_of_range");
-        assert_eq!(region.write(usize::MAX - 1..usize::MAX, |_| ()).unwrap_err().kind(), "out_of_range");
+        assert_eq!(
+            region.write(usize::MAX - 1..usize::MAX, |_| ()).unwrap_err().kind(),
+            "out_of_range"
+        );
         assert_eq!(region.read(10..10, |bytes| bytes.len()).unwrap(), 0);
     }
 }

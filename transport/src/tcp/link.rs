@@ -27,7 +27,11 @@ enum Outgoing {
     Read(Transfer),
     /// The data is there: tell the peer, then finish.
     Acknowledge(Transfer, Bytes),
-    Notify { payload: Bytes, sent: oneshot::Sender<()>, _room: OwnedSemaphorePermit },
+    Notify {
+        payload: Bytes,
+        sent: oneshot::Sender<()>,
+        _room: OwnedSemaphorePermit,
+    },
 }
 
 /// A connection to a peer.
@@ -59,13 +63,17 @@ impl Status {
 
 impl TcpLink {
     /// Connects, and makes sure that the agent at the other end is the one of the metadata.
-    pub(super) async fn connect(context: &Arc<Context>, metadata: &Metadata) -> Result<Self, Error> {
+    pub(super) async fn connect(
+        context: &Arc<Context>,
+        metadata: &Metadata,
+    ) -> Result<Self, Error> {
         let peer = metadata.name.clone();
         let bad = || Error::BadMetadata { reason: "its address is no socket address".to_owned() };
         let address = std::str::from_utf8(&metadata.address).map_err(|_| bad())?;
         let address: SocketAddr = address.parse().map_err(|_| bad())?;
-        let unreachable = |reason: String| {
-            Error::Unreachable { peer: peer.clone(), reason: format!("{address}: {reason}") }
+        let unreachable = |reason: String| Error::Unreachable {
+            peer: peer.clone(),
+            reason: format!("{address}: {reason}"),
         };
         let failed = |error: std::io::Error| {
             unreachable(format!("{error}; is it running, and is its metadata fresh?"))

@@ -66,7 +66,8 @@ pub(crate) async fn open(
 ) -> Result<Arc<dyn Backend>, Error> {
     let failed = |reason: String| Error::Open { backend: BackendKind::Tcp, reason };
     if config.listen.is_unspecified() {
-        let reason = format!("peers cannot connect to {}; name an address of this host", config.listen);
+        let reason =
+            format!("peers cannot connect to {}; name an address of this host", config.listen);
         return Err(failed(reason));
     }
     let on = |error| failed(format!("cannot listen on {}: {error}", config.listen));
@@ -106,7 +107,11 @@ impl Backend for TcpBackend {
 
     fn connect(&self, metadata: Arc<Metadata>) -> BoxFuture<'_, Result<Arc<dyn Link>, Error>> {
         Box::pin(async move {
-            let link = TcpLink::connect(&self.context, &metadata).await?;
+            // While this lives, `close` waits: a link made meanwhile is ended and counted, too.
+            let _token = self.context.tasks.token();
+            let connecting = TcpLink::connect(&self.context, &metadata);
+            let connected = self.context.ended.run_until_cancelled(connecting).await;
+            let link = connected.ok_or(Error::Closed { operation: "connect to a peer" })??;
             Ok(Arc::new(link) as Arc<dyn Link>)
         })
     }
@@ -116,7 +121,8 @@ impl Backend for TcpBackend {
             self.context.ended.cancel();
             self.context.tasks.close();
             self.context.tasks.wait().await;
-            *self.context.regions.write().unwrap_or_else(PoisonError::into_inner) = Regions::default();
+            *self.context.regions.write().unwrap_or_else(PoisonError::into_inner) =
+                Regions::default();
             Ok(())
         })
     }

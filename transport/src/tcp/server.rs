@@ -27,7 +27,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// An answer that is ready to be written.
 enum Answer {
     /// The pieces of memory to send, and the list that keeps that memory mapped.
-    Data { id: u64, len: u64, pieces: Pieces, regions: Regions },
+    Data {
+        id: u64,
+        len: u64,
+        pieces: Pieces,
+        regions: Regions,
+    },
     Frame(Bytes),
 }
 
@@ -84,11 +89,12 @@ async fn serve(stream: TcpStream, context: &Context) {
     tune(&stream);
     let (from, mut to) = stream.into_split();
     let mut from = BufReader::new(from);
-    let end = match timeout(context.shared.limits.handshake, greet(&mut from, &mut to, context)).await {
-        Ok(Ok(name)) => converse(&name, from, &mut to, context).await,
-        Ok(Err(end)) => end,
-        Err(_elapsed) => End::Refused("no hello in time".to_owned()),
-    };
+    let end =
+        match timeout(context.shared.limits.handshake, greet(&mut from, &mut to, context)).await {
+            Ok(Ok(name)) => converse(&name, from, &mut to, context).await,
+            Ok(Err(end)) => end,
+            Err(_elapsed) => End::Refused("no hello in time".to_owned()),
+        };
     if let End::Refused(reason) = end {
         tracing::debug!(%reason, "connection refused");
         context.shared.counters.fail("protocol");

@@ -1,0 +1,155 @@
+//! Everything that was opened is closed: counted by the agent, and seen from outside.
+
+use std::time::Duration;
+
+use pdlab_transport::{Agent, Mapping};
+use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
+
+use crate::peer_process::{PeerProcess, run_isolated};
+use crate::support::{
+    Backend, SOON, assert_arrived, assert_drained, connect, fill, kind, notified, payload, until,
+    whole,
+};
+
+const LEN: usize = 1 << 20;
+
+pub(crate) async fn drains_to_zero(backend: Backend) {
+    let (server, source) = backend.server("server", LEN, 1).await;
+    let (client, region) = backend.client("client", LEN).await;
+    let peers = [connect(&client, &server).await, connect(&client, &server).await];
+    for peer in &peers {
+        peer.read(&region, &whole(&region), payload("done"), SOON).await.unwrap();
+    }
+    notified(&server).await;
+    until("the second has come", || server.snapshot().notifications_queued == 1).await;
+
+    let busy = client.snapshot();
+    assert_eq!((busy.regions, busy.registered_bytes, busy.endpoints), (1, LEN as u64, 2));
+    assert_eq!((busy.transfers_total, busy.bytes_read), (2, 2 * LEN as u64));
+    assert_eq!(serde_json::to_value(&busy).unwrap()["endpoints"], 2);
+
+    let (one, two) = tokio::join!(client.close(), client.close());
+    one.unwrap();
+    two.unwrap();
+    assert_drained(&client);
+    server.close().await.unwrap();
+    assert_drained(&server);
+    server.close().await.unwrap();
+
+    // The memory is still there for who holds it, and goes with the last handle.
+    assert_arrived(&region, &whole(&region), 1);
+    drop((source, region, peers));
+}
+
+pub(crate) async fn close_ends_reads_in_flight(backend: Backend) {
+    let server = PeerProcess::serve(&backend, LEN, 1).await;
+    let (client, region) = backend.client("client", LEN).await;
+    let peer = client.connect(&server.metadata, SOON).await.unwrap();
+    server.stop();
+    let read = {
+        let (peer, region) = (peer.clone(), region.clone());
+        tokio::spawn(async move { peer.read(&region, &whole(&region), None, 3 * SOON).await })
+    };
+    until("the read is in flight", || client.snapshot().transfers_in_flight == 1).await;
+    timeout(SOON, client.close()).await.expect("close does not wait for the peer").unwrap();
+    assert_eq!(kind(read.await.unwrap()), "closed");
+    assert_drained(&client);
+    fill(&region, 0x11);
+    server.resume();
+}
+
+pub(crate) async fn closed_agents_say_so(backend: Backend) {
+    let (server, _source) = backend.server("server", LEN, 1).await;
+    let (client, region) = backend.client("client", LEN).await;
+    let peer = connect(&client, &server).await;
+    let waiting = {
+        let client = client.clone();
+        tokio::spawn(async move { client.next_notification().await })
+    };
+    client.close().await.unwrap();
+    assert_eq!(waiting.await.unwrap(), None);
+    assert_eq!(client.next_notification().await, None);
+    assert_eq!(kind(client.metadata()), "closed");
+    assert_eq!(kind(client.register(Mapping::anonymous(1).unwrap())), "closed");
+    assert_eq!(kind(client.connect(&server.metadata().unwrap(), SOON).await), "closed");
+    assert_eq!(kind(peer.read(&region, &whole(&region), None, SOON).await), "closed");
+    assert_eq!(kind(peer.notify("x".into(), SOON).await), "closed");
+    peer.close().await;
+}
+
+pub(crate) async fn full_inbox_drops_and_counts(backend: Backend) {
+    let mut config = backend.config("server");
+    config.limits.notifications_queued = 4;
+    let server = Agent::open(config).await.unwrap();
+    server.register(Mapping::anonymous(LEN).unwrap()).unwrap();
+    let (client, region) = backend.client("client", LEN).await;
+    let peer = connect(&client, &server).await;
+    for index in 0..10 {
+        peer.notify(format!("{index}").into(), SOON).await.unwrap();
+    }
+    let dropped = || server.snapshot().failures.get("notifications_dropped").copied();
+    until("the rest was dropped", || dropped() == Some(6)).await;
+    assert_eq!(server.snapshot().notifications_queued, 4);
+    // An owner that does not listen does not stop reads.
+    peer.read(&region, &whole(&region), None, SOON).await.unwrap();
+    for index in 0..4 {
+        assert_eq!(notified(&server).await.payload, format!("{index}"));
+    }
+}
+
+pub(crate) async fn no_descriptor_and_no_thread_stays_behind(backend: Backend) {
+    let counts = run_isolated(&backend).await;
+    assert_eq!(counts["before"], counts["after"], "{counts}");
+}
+
+/// Run in a process of its own, where nothing else opens files or starts threads.
+pub(crate) async fn isolated_rounds(backend: &Backend) -> Value {
+    // Libraries keep a few things after their first use; what grows after that is a leak.
+    round(backend).await;
+    let before = settled().await;
+    for _ in 0..3 {
+        round(backend).await;
+    }
+    json!({"before": before, "after": settled().await})
+}
+
+async fn round(backend: &Backend) {
+    // In order, after success and after an error.
+    let (server, _source) = backend.server("server", LEN, 1).await;
+    let (client, region) = backend.client("client", LEN).await;
+    let peer = connect(&client, &server).await;
+    peer.read(&region, &whole(&region), payload("x"), SOON).await.unwrap();
+    assert!(client.connect(b"nonsense", SOON).await.is_err());
+    client.close().await.unwrap();
+    server.close().await.unwrap();
+
+    // Dropped without a word, with a read on its way.
+    let (server, _source) = backend.server("server", LEN, 1).await;
+    let (client, region) = backend.client("client", LEN).await;
+    let peer = connect(&client, &server).await;
+    let descriptors = whole(&region);
+    tokio::select! {
+        biased;
+        _ = peer.read(&region, &descriptors, None, SOON) => {}
+        () = std::future::ready(()) => {}
+    }
+    drop((peer, client, server));
+}
+
+/// Open descriptors and threads, once they have stopped falling.
+async fn settled() -> Value {
+    let mut last = (usize::MAX, usize::MAX);
+    let mut same = 0;
+    while same < 10 {
+        let now = (entries("/proc/self/fd"), entries("/proc/self/task"));
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+        sleep(Duration::from_millis(50)).await;
+    }
+    json!({"fds": last.0, "threads": last.1})
+}
+
+fn entries(dir: &str) -> usize {
+    std::fs::read_dir(dir).unwrap().count()
+}

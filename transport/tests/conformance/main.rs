@@ -1,0 +1,121 @@
+//! One set of bodies, run on every backend: what any of them must do, and what none may do.
+//!
+//! TCP always runs. UCX runs with the cargo feature `ucx` and `PDLAB_TEST_UCX` set to a version
+//! that has been fetched, `system`, or a path; otherwise its tests say why they are skipped (run
+//! with `--nocapture` to see it).
+//!
+//! - `reads`: bytes arrive where they should, and notifications after them.
+//! - `bad_input`: damaged and forged metadata, ranges, sizes.
+//! - `failures`: peers that are killed or stopped, cancelled reads, reconnects.
+//! - `lifecycle`: everything returns to zero.
+//! - `hostile`: what only TCP can check, because its server is ours.
+
+mod bad_input;
+mod failures;
+mod hostile;
+mod lifecycle;
+mod peer_process;
+mod reads;
+mod support;
+
+/// A test per case and backend: `tcp::reads::odd_sizes_and_orders`.
+macro_rules! conformance {
+    ($($backend:ident: $variant:ident { $($module:ident: $($case:ident),+;)+ })+) => {
+        $(mod $backend {
+            $(mod $module {
+                $(#[test]
+                fn $case() {
+                    let kind = pdlab_transport::BackendKind::$variant;
+                    crate::support::run(kind, crate::$module::$case);
+                })+
+            })+
+        })+
+    };
+}
+
+macro_rules! on_every_backend {
+    ($($cases:tt)+) => {
+        conformance! { tcp: Tcp { $($cases)+ } ucx: Ucx { $($cases)+ } }
+    };
+}
+
+on_every_backend! {
+    reads:
+        odd_sizes_and_orders,
+        more_blocks_than_one_call_takes,
+        blocks_of_several_regions,
+        empty_reads_notify,
+        notification_follows_the_data,
+        notifications_keep_their_order,
+        many_reads_at_once,
+        two_servers_and_two_clients;
+    bad_input:
+        damaged_metadata,
+        metadata_of_another_backend,
+        ranges_outside,
+        overlapping_destinations,
+        sizes_over_the_limits,
+        foreign_regions;
+    failures:
+        killed_peer,
+        killed_while_data_flows,
+        stopped_peer,
+        cancelled_read_of_a_stopped_peer,
+        cancelled_read_of_a_live_peer,
+        reconnect_to_a_new_process,
+        connect_to_a_dead_process,
+        closed_peer;
+    lifecycle:
+        drains_to_zero,
+        close_ends_reads_in_flight,
+        closed_agents_say_so,
+        full_inbox_drops_and_counts,
+        no_descriptor_and_no_thread_stays_behind;
+}
+
+mod tcp_only {
+    use pdlab_transport::BackendKind::Tcp;
+
+    use crate::{hostile, support::run};
+
+    #[test]
+    fn forged_metadata() {
+        run(Tcp, hostile::forged_metadata);
+    }
+
+    #[test]
+    fn a_successor_at_the_same_address() {
+        run(Tcp, hostile::a_successor_at_the_same_address);
+    }
+
+    #[test]
+    fn forged_lengths() {
+        run(Tcp, hostile::forged_lengths);
+    }
+
+    #[test]
+    fn strangers_at_the_door() {
+        run(Tcp, hostile::strangers_at_the_door);
+    }
+
+    #[test]
+    fn too_many_connections() {
+        run(Tcp, hostile::too_many_connections);
+    }
+
+    #[test]
+    fn silent_connections() {
+        run(Tcp, hostile::silent_connections);
+    }
+
+    #[test]
+    fn dead_clients_are_forgotten() {
+        run(Tcp, hostile::dead_clients_are_forgotten);
+    }
+}
+
+#[test]
+#[ignore = "entry point of the processes that other tests start, kill and stop"]
+fn peer_process_entry() {
+    peer_process::enter();
+}
