@@ -1,3 +1,4 @@
 //! Loads and measures: arrivals, datasets, client, cluster, records, reports.
 
 pub mod cluster;
+pub mod serve;

@@ -1,0 +1,186 @@
+//! A load in the background that goes on until it is stopped.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::arrivals::Arrivals;
+use super::client::Client;
+use super::driver::{Driver, Ledger, Planned};
+use super::prompt::derive_seed;
+use super::report::Facts;
+use super::{Error, Goodput, Random, Rate, Report, Target, cpu};
+
+/// Most requests at a time unless set: enough for any server that keeps up, few enough that one
+/// that does not cannot fill the memory or use up file descriptors.
+pub const DEFAULT_MAX_CONCURRENCY: usize = 512;
+
+/// An endless load. [`LoadConfig::new`] gives the defaults.
+#[derive(Debug, Clone)]
+pub struct LoadConfig {
+    /// The server.
+    pub target: Target,
+    /// Requests per second. Unlimited is a closed loop: a request is sent whenever one of
+    /// `max_concurrency` slots is free.
+    pub rate: Rate,
+    /// Regularity of arrivals, as in [`Arrivals::new`].
+    pub burstiness: f64,
+    /// Most requests at a time; what is due beyond them waits.
+    pub max_concurrency: usize,
+    /// What is sent.
+    pub dataset: Random,
+    /// Equal seeds send equal requests at equal times.
+    pub seed: u64,
+    /// How long requests under way may take after the stop; then they are aborted.
+    pub drain_timeout: Duration,
+}
+
+impl LoadConfig {
+    /// Short random requests as a Poisson process of `rate` to the server at `base_url`.
+    pub fn new(base_url: impl Into<String>, rate: Rate) -> Self {
+        Self {
+            target: Target::new(base_url),
+            rate,
+            burstiness: 1.0,
+            max_concurrency: DEFAULT_MAX_CONCURRENCY,
+            dataset: Random::default(),
+            seed: 0,
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Starts loads.
+#[derive(Debug)]
+pub struct Load;
+
+/// A running load. Dropping it aborts the load and everything under way.
+#[derive(Debug)]
+pub struct LoadHandle {
+    client: Arc<Client>,
+    ledger: Arc<Ledger>,
+    stop: CancellationToken,
+    task: AbortOnDrop,
+    started: Instant,
+    cpu_before: Duration,
+    facts: Facts,
+    _stop_on_drop: DropGuard,
+}
+
+/// What a load has done so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Requests sent.
+    pub sent: u64,
+    /// Requests answered in full.
+    pub completed: u64,
+    /// Requests that failed.
+    pub failed: u64,
+    /// Prompt tokens of completed requests.
+    pub prompt_tokens: u64,
+    /// Tokens received, those of requests still under way included. A server that sends several
+    /// tokens in one event is undercounted until the request completes.
+    pub output_tokens: u64,
+}
+
+impl Counts {
+    /// Requests sent and not over yet.
+    pub fn in_flight(&self) -> u64 {
+        self.sent - self.completed - self.failed
+    }
+}
+
+impl Load {
+    /// Finds the server and its model and starts the load as a task of this runtime.
+    ///
+    /// Fails on wrong settings and if the server cannot be reached or lacks the model.
+    pub async fn start(config: LoadConfig) -> Result<LoadHandle, Error> {
+        if config.max_concurrency == 0 {
+            return Err(Error::config("--max-concurrency", "must be at least 1"));
+        }
+        let arrivals =
+            Arrivals::new(config.rate, config.burstiness, derive_seed(config.seed, 0, 0))?;
+        let samples = config.dataset.samples(config.seed)?;
+        let closed = config.rate == Rate::Unlimited;
+        let requests = arrivals
+            .zip(samples)
+            .map(move |(due, sample)| Planned { due: (!closed).then_some(due), sample });
+
+        let client = Arc::new(Client::connect(&config.target, false).await?);
+        let ledger = Arc::new(Ledger::new(Goodput::default(), false));
+        let stop = CancellationToken::new();
+        let driver = Driver {
+            client: Arc::clone(&client),
+            ledger: Arc::clone(&ledger),
+            slots: config.max_concurrency,
+            stop: stop.clone(),
+            drain_timeout: config.drain_timeout,
+        };
+        let facts = Facts {
+            started_at: SystemTime::now(),
+            backend: config.target.backend,
+            model: client.model().to_owned(),
+            rate: config.rate,
+            burstiness: config.burstiness,
+            max_concurrency: Some(config.max_concurrency),
+            num_prompts: None,
+            num_warmups: 0,
+            seed: config.seed,
+            goodput: Goodput::default(),
+        };
+        let started = Instant::now();
+        let cpu_before = cpu::process_time();
+        let task = AbortOnDrop(tokio::spawn(driver.run(started, requests)));
+        let _stop_on_drop = stop.clone().drop_guard();
+        Ok(LoadHandle { client, ledger, stop, task, started, cpu_before, facts, _stop_on_drop })
+    }
+}
+
+impl LoadHandle {
+    /// What the load has done so far.
+    pub fn counts(&self) -> Counts {
+        let over = self.ledger.over();
+        let totals = &over.totals;
+        Counts {
+            // Read under the lock and after the requests that are over were sent, so that no
+            // more can be over than were sent.
+            sent: self.ledger.sent(),
+            completed: totals.completed,
+            failed: totals.failed,
+            prompt_tokens: totals.prompt_tokens,
+            output_tokens: self.client.steps().max(totals.output_tokens),
+        }
+    }
+
+    /// Sends nothing more, waits for what is under way (at most the drain timeout, then it is
+    /// aborted), and reports.
+    ///
+    /// Fails if the load had to give up on its own, which takes a system without timers.
+    pub async fn stop(mut self) -> Result<Report, Error> {
+        self.stop.cancel();
+        match (&mut self.task.0).await {
+            Ok(result) => result?,
+            Err(error) => {
+                if let Ok(panic) = error.try_into_panic() {
+                    std::panic::resume_unwind(panic);
+                }
+            }
+        }
+        let sent = self.ledger.sent();
+        let over = std::mem::take(&mut *self.ledger.over());
+        let client_cpu = cpu::process_time().saturating_sub(self.cpu_before);
+        Ok(Report::new(self.facts, over, sent, self.started.elapsed(), client_cpu))
+    }
+}
+
+/// A task that ends with its handle.
+#[derive(Debug)]
+struct AbortOnDrop(JoinHandle<Result<(), Error>>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,159 @@
+//! Prompts as a plan: what to send, in a few bytes, until the moment it is sent.
+//!
+//! A trace of 12,000 requests is 150 million tokens; they are made when their request is due
+//! and forgotten when it is written.
+
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{Rng, SeedableRng};
+
+/// The alphabet of prompts: 64 symbols, so that six random bits choose one.
+///
+/// All are lower-case letters and spaces, weighted roughly as English text is. Text needs no
+/// escapes in JSON, and the same bytes are valid token ids in any vocabulary (real tokenizers
+/// have thousands of ids) and are one token each in [`pdlab_api::tokenizer`].
+const ALPHABET: &[u8; 64] = b"          eeeeeetttttaaaaooooiiiinnnnssshhhrrrddllluucmmwfgypbvk";
+
+/// Symbols drawn from one 64-bit random number: 10 x 6 bits, the rest is dropped.
+const SYMBOLS_PER_DRAW: usize = 10;
+
+/// A stretch of tokens that is a function of its seed: equal seeds, equal tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// What the tokens are derived from.
+    pub seed: u64,
+    /// Number of tokens.
+    pub tokens: u32,
+}
+
+/// A prompt: runs one after the other. Prompts that begin with the same runs share a prefix.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PromptPlan {
+    runs: Vec<Run>,
+}
+
+impl PromptPlan {
+    /// A prompt of these runs.
+    pub fn new(runs: Vec<Run>) -> Self {
+        Self { runs }
+    }
+
+    /// Length in tokens of the built-in tokenizer, which is also the length of the text in bytes.
+    pub fn tokens(&self) -> u64 {
+        self.runs.iter().map(|run| u64::from(run.tokens)).sum()
+    }
+
+    /// Appends the prompt as text. It holds only letters and spaces.
+    pub fn write_text(&self, out: &mut Vec<u8>) {
+        out.reserve(self.tokens() as usize);
+        self.for_each_symbol(|symbol| out.push(symbol));
+    }
+
+    /// Appends the prompt as a JSON list of token ids, `[104,105]`.
+    pub fn write_token_ids(&self, out: &mut Vec<u8>) {
+        out.reserve(self.tokens() as usize * 4 + 2);
+        out.push(b'[');
+        let start = out.len();
+        self.for_each_symbol(|symbol| {
+            if symbol >= 100 {
+                out.extend_from_slice(&[b'1', b'0' + symbol / 10 % 10, b'0' + symbol % 10, b',']);
+            } else {
+                out.extend_from_slice(&[b'0' + symbol / 10, b'0' + symbol % 10, b',']);
+            }
+        });
+        if out.len() > start {
+            out.pop();
+        }
+        out.push(b']');
+    }
+
+    fn for_each_symbol(&self, mut each: impl FnMut(u8)) {
+        for run in &self.runs {
+            let mut rng = Xoshiro256PlusPlus::seed_from_u64(run.seed);
+            let mut left = run.tokens as usize;
+            while left > 0 {
+                let mut bits = rng.next_u64();
+                let take = left.min(SYMBOLS_PER_DRAW);
+                for _ in 0..take {
+                    each(ALPHABET[(bits & 63) as usize]);
+                    bits >>= 6;
+                }
+                left -= take;
+            }
+        }
+    }
+}
+
+/// The seed of thing number `index` of a kind: distinct streams from one seed of the user.
+///
+/// The finalizer of SplitMix64 (<https://prng.di.unimi.it/splitmix64.c>), so that neighbouring
+/// seeds and indices share nothing.
+pub fn derive_seed(seed: u64, kind: u64, index: u64) -> u64 {
+    let mix = |value: u64| {
+        let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        value ^ (value >> 31)
+    };
+    let step = |state: u64, input: u64| {
+        mix(state.wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_add(mix(input)))
+    };
+    step(step(step(0, seed), kind), index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn text(plan: &PromptPlan) -> String {
+        let mut out = Vec::new();
+        plan.write_text(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    fn ids(plan: &PromptPlan) -> Vec<u32> {
+        let mut out = Vec::new();
+        plan.write_token_ids(&mut out);
+        serde_json::from_slice(&out).unwrap()
+    }
+
+    #[test]
+    fn equal_runs_are_equal_prefixes() {
+        let run = |seed| Run { seed, tokens: 32 };
+        let one = text(&PromptPlan::new(vec![run(1), run(2)]));
+        let other = text(&PromptPlan::new(vec![run(1), run(3)]));
+        assert_eq!(one[..32], other[..32]);
+        assert_ne!(one[32..], other[32..]);
+    }
+
+    #[test]
+    fn an_empty_prompt_is_an_empty_list() {
+        assert_eq!(ids(&PromptPlan::default()), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn derived_seeds_differ() {
+        let mut seeds: Vec<u64> = (0..4)
+            .flat_map(|seed| (0..4).flat_map(move |kind| (0..64).map(move |i| (seed, kind, i))))
+            .map(|(seed, kind, index)| derive_seed(seed, kind, index))
+            .collect();
+        seeds.sort_unstable();
+        seeds.dedup();
+        assert_eq!(seeds.len(), 4 * 4 * 64);
+    }
+
+    proptest! {
+        #[test]
+        fn text_and_token_ids_are_the_same_tokens(
+            seed: u64, lengths in prop::collection::vec(0_u32..70, 0..4)
+        ) {
+            let runs = lengths.iter().enumerate();
+            let plan = PromptPlan::new(
+                runs.map(|(i, &tokens)| Run { seed: seed ^ i as u64, tokens }).collect());
+            let text = text(&plan);
+            prop_assert_eq!(text.len() as u64, plan.tokens());
+            prop_assert_eq!(pdlab_api::tokenizer::encode(&text), ids(&plan));
+            let quoted = serde_json::to_string(&text).unwrap();
+            prop_assert_eq!(quoted.len(), text.len() + 2);
+        }
+    }
+}
