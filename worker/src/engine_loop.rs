@@ -39,6 +39,8 @@ pub enum Command {
     Loaded(RequestId, Result<(), String>),
     /// Nothing; asks whether the loop is still there.
     Probe,
+    /// Nobody will read what was kept of this request.
+    Release(RequestId),
     /// A notification arrived over the transport.
     Notified(Bytes),
     /// A request was refused before it reached the engine; the remote may free its blocks.
@@ -57,6 +59,11 @@ impl EngineHandle {
     /// Reports the end of a [`Load`].
     pub fn loaded(&self, id: RequestId, outcome: Result<(), String>) {
         self.send(Command::Loaded(id, outcome));
+    }
+
+    /// Frees blocks that were kept for a remote reader after all.
+    pub fn release(&self, id: RequestId) {
+        self.send(Command::Release(id));
     }
 
     /// Passes on a notification from the transport.
@@ -169,6 +176,7 @@ impl<C: Connector> EngineLoop<C> {
                 let events = self.engine.remote_failed(id);
                 self.dispatch(events);
             }
+            Command::Release(id) => self.release(vec![id]),
             Command::Notified(payload) => {
                 let released = self.connector.notified(&payload, self.started.elapsed());
                 self.release(released);

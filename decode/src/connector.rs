@@ -1,0 +1,137 @@
+//! Decode's part of the engine loop: start loads, churn.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use pdlab_api::kv_transfer::{KvTransferParams, RemotePrefill};
+use pdlab_engine::RequestId;
+use pdlab_worker::{Connector, EngineHandle, Kept, Load, Shared};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::churn::Churner;
+use crate::heartbeat::{BEATS_PER_LEASE, Waiting};
+use crate::pull::Puller;
+
+/// The connector of a decode worker.
+#[derive(Debug)]
+pub struct DecodeConnector {
+    /// Does the loads.
+    pub puller: Puller,
+    /// Runs them.
+    pub runtime: Handle,
+    /// Owns the tasks, so that a drain can wait for them.
+    pub tasks: TaskTracker,
+    /// Told when loads end.
+    pub engine: EngineHandle,
+    /// Requests that heartbeats speak for.
+    pub waiting: Arc<Mutex<Waiting>>,
+    /// The churn source.
+    pub churn: Arc<Mutex<Churner>>,
+    /// Counters.
+    pub shared: Arc<Shared>,
+}
+
+impl Connector for DecodeConnector {
+    /// Decode pins nothing for others: it drops the request's blocks by an empty answer. Turn-two
+    /// reuse (vLLM's `bidirectional_kv_xfer`) is not simulated.
+    fn keep(&mut self, kept: Kept<'_>, _now: Duration) -> KvTransferParams {
+        self.engine.release(kept.id);
+        KvTransferParams::default()
+    }
+
+    fn load(&mut self, load: Load) {
+        let (puller, engine) = (self.puller.clone(), self.engine.clone());
+        let waiting = self.waiting.clone();
+        lock(&waiting).insert(&load.pull.engine_id, &load.pull.request_id);
+        self.tasks.spawn_on(
+            async move {
+                let outcome = puller.pull(&load).await;
+                lock(&waiting).remove(&load.pull.engine_id, &load.pull.request_id);
+                if let Err(error) = &outcome {
+                    tracing::error!(request = load.pull.request_id, %error, "KV load failed");
+                }
+                engine.loaded(load.id, outcome.map_err(|error| error.to_string()));
+            },
+            &self.runtime,
+        );
+    }
+
+    fn decline(&mut self, pull: RemotePrefill) {
+        let puller = self.puller.clone();
+        self.tasks.spawn_on(async move { puller.decline(&pull).await }, &self.runtime);
+    }
+
+    fn notified(&mut self, _payload: &Bytes, _now: Duration) -> Vec<RequestId> {
+        self.shared.failed("notification_unexpected");
+        Vec::new()
+    }
+
+    fn tick(&mut self, _now: Duration) -> Vec<RequestId> {
+        Vec::new()
+    }
+
+    fn step_done(&mut self, tokens: u64) {
+        let mut churner = lock(&self.churn);
+        let owed = churner.config().owed(tokens);
+        pay(&mut churner, owed, &self.shared);
+    }
+}
+
+/// Tells prefills that their blocks are still wanted, and forgets prefills that nobody uses.
+pub async fn beat(
+    puller: Puller,
+    waiting: Arc<Mutex<Waiting>>,
+    lease: Duration,
+    stop: CancellationToken,
+) {
+    let mut beats = tokio::time::interval(lease / BEATS_PER_LEASE);
+    while stop.run_until_cancelled(beats.tick()).await.is_some() {
+        let due = lock(&waiting).beats();
+        for (engine_id, beat) in due {
+            // Not connected yet: the lease covers the handshake, as in vLLM.
+            let Some(remote) = puller.remotes.connected(&engine_id) else { continue };
+            let sent = remote.peer.notify(beat.encode().into(), lease / BEATS_PER_LEASE).await;
+            if let Err(error) = sent {
+                puller.figures.notification_failed();
+                tracing::warn!(engine = engine_id, %error, "heartbeat not sent");
+            }
+        }
+        puller.remotes.sweep(Instant::now());
+    }
+}
+
+/// Unmaps at a rate, whether or not there is work.
+pub async fn churn_by_rate(
+    churn: Arc<Mutex<Churner>>,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+) {
+    let period = Duration::from_millis(10);
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let mut churner = lock(&churn);
+        let owed = churner.config().rate * period.as_secs_f64();
+        pay(&mut churner, owed, &shared);
+    }
+}
+
+fn pay(churner: &mut Churner, owed: f64, shared: &Shared) {
+    if owed == 0.0 {
+        return;
+    }
+    match churner.pay(owed) {
+        Ok(done) => Shared::add(&shared.unmaps, done),
+        Err(error) => {
+            shared.failed("churn");
+            tracing::error!(%error, "churn failed");
+        }
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
