@@ -265,7 +265,6 @@ impl Engine {
     fn finish(&mut self, slot: u32, reason: FinishReason, last_token: Option<u32>) -> Finished {
         let scheduler = &mut self.scheduler;
         scheduler.totals.count_finish(reason);
-        scheduler.stalled = false;
         let request = &mut scheduler.requests[slot];
         let stop_token =
             last_token.filter(|&token| reason == FinishReason::Stop && token != EOS_TOKEN_ID);
@@ -280,8 +279,8 @@ impl Engine {
             remote_tokens: request.remote_tokens,
             num_preemptions: request.num_preemptions,
         };
-        let normal_end = matches!(reason, FinishReason::Stop | FinishReason::Length);
-        if request.kv == KvMode::ProduceForRemote && normal_end {
+        // Only decode legs end here with an error, so a prefill leg has its whole prompt computed.
+        if request.kv == KvMode::ProduceForRemote {
             request.state = RequestState::Finished(reason);
             scheduler.kv.pin_prompt(request);
             finished.kept_blocks = Some(request.blocks.clone());

@@ -80,9 +80,7 @@ impl KvCache {
     pub(crate) fn pin_prompt(&mut self, request: &mut Request) {
         let output = request.blocks.split_off(self.blocks_for(request.num_prompt_tokens));
         self.pool.release(&output);
-        request.num_registered = request.num_registered.min(request.blocks.len());
         request.num_computed = request.num_prompt_tokens;
-        request.chain.truncate(request.num_prompt_tokens);
         self.pool.pin(&request.blocks);
     }
 

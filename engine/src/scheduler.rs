@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 
 use crate::config::EngineConfig;
 use crate::kv_cache::KvCache;
-use crate::request::{Request, RequestState};
+use crate::request::RequestState;
 use crate::request_table::RequestTable;
 use crate::stats::Totals;
 use crate::step::{Computed, RemoteLoad, Step};
@@ -88,13 +88,11 @@ impl Scheduler {
     }
 
     fn schedule_waiting(&mut self, step: &mut Step, budget: &mut usize) {
-        // Summed up when the first load asks, and kept up to date from then on.
-        let mut promised = None;
         while *budget > 0 && self.running.len() < self.max_num_seqs {
             let used = if let Some(slot) = self.ready.pop_front() {
                 Some(self.start(slot, *budget, step))
             } else if let Some(&slot) = self.waiting.front() {
-                self.admit(slot, *budget, &mut promised, step)
+                self.admit(slot, *budget, step)
             } else {
                 return;
             };
@@ -108,27 +106,17 @@ impl Scheduler {
 
     /// Takes the first waiting request in, if its whole prompt fits: a long prompt that is let in by
     /// chunks would be preempted half way. Returns the tokens that it takes of the budget.
-    fn admit(
-        &mut self,
-        slot: u32,
-        budget: usize,
-        promised: &mut Option<usize>,
-        step: &mut Step,
-    ) -> Option<usize> {
+    ///
+    /// vLLM also keeps a load from taking blocks that running prefills have yet to ask for. That is
+    /// given here: while there is budget left, no running request has a known token left to compute.
+    fn admit(&mut self, slot: u32, budget: usize, step: &mut Step) -> Option<usize> {
         let request = &self.requests[slot];
         let num_tokens = request.num_tokens();
         let hits = self.kv.find_prefix(request);
         let cached = hits.len() * self.kv.block_size();
         let remote = request.remote_offer().map(|offer| offer.saturating_sub(cached));
-        let loads = remote.is_some_and(|tokens| tokens > 0);
 
-        let mut needed = self.kv.blocks_taken_by(&hits, num_tokens);
-        if loads {
-            // A load holds its blocks without making progress and cannot be preempted, so it must
-            // leave what running prefills have yet to take.
-            needed += *promised.get_or_insert_with(|| self.blocks_promised());
-        }
-        if needed > self.kv.pool.num_free() {
+        if self.kv.blocks_taken_by(&hits, num_tokens) > self.kv.pool.num_free() {
             return None;
         }
 
@@ -145,15 +133,10 @@ impl Scheduler {
             self.totals.external_queries += (num_tokens - cached) as u64;
             self.ask_remote(slot, remote, step);
         }
-        if loads {
+        if self.requests[slot].loading {
             return Some(0);
         }
-        let used = self.start(slot, budget, step);
-        if let Some(promised) = promised {
-            let request = &self.requests[slot];
-            *promised += self.kv.blocks_for(num_tokens) - request.blocks.len();
-        }
-        Some(used)
+        Some(self.start(slot, budget, step))
     }
 
     /// Starts the read of `remote_tokens` after the cached ones, or, if the cache has them all, only
@@ -221,14 +204,5 @@ impl Scheduler {
         self.totals.preemptions += 1;
         step.preempted.push(request.id);
         self.waiting.push_front(slot);
-    }
-
-    /// Blocks that running requests will take for tokens that they know already.
-    fn blocks_promised(&self) -> usize {
-        let requests = self.running.iter().map(|&slot| &self.requests[slot]);
-        let missing = |request: &Request| {
-            self.kv.blocks_for(request.num_tokens()).saturating_sub(request.blocks.len())
-        };
-        requests.map(missing).sum()
     }
 }

@@ -17,6 +17,10 @@ fn driver_with(num_blocks: usize, change: impl FnOnce(&mut EngineConfig)) -> Dri
     Driver::new(config)
 }
 
+fn ids(step: &Step) -> Vec<u64> {
+    step.computed.iter().map(|computed| computed.id.0).collect()
+}
+
 #[test]
 fn a_local_request_runs_to_its_length_and_leaves_a_cached_prefix() {
     let mut driver = driver(20);
@@ -300,7 +304,7 @@ fn an_abort_in_mid_step_frees_at_once_and_the_step_ends_without_it() {
     driver.schedule();
     assert_eq!(driver.engine.abort(RequestId(1)), AbortOutcome::Freed);
     // The id may be used again before the step ends; the step does not mean the new request.
-    driver.add(request(1, &prompt(90, 3), 3, KvMode::Local));
+    driver.add(request(1, &prompt(90, 9), 3, KvMode::Local));
     driver.finish();
     assert_eq!((driver.output(1).len(), driver.output(2).len()), (0, 1));
     driver.run();
@@ -416,22 +420,69 @@ fn a_request_that_does_not_fit_waits_without_spinning_and_nobody_overtakes_it() 
 }
 
 #[test]
-fn a_load_leaves_the_blocks_that_running_prefills_have_yet_to_take() {
+fn a_load_does_not_get_in_the_way_of_a_running_prefill() {
     let mut driver = driver_with(8, |config| config.max_num_batched_tokens = 4);
     driver.add(request(1, &prompt(0, 16), 1, KvMode::Local));
     driver.step();
-    // One block is taken, three are promised: three are left for a load of four.
+    // One block is taken, three more will be: three are left for a load of four.
     driver.add(from_remote(2, &prompt(50, 16), 1));
-    driver.add(from_remote(3, &prompt(90, 4), 1));
     assert!(driver.schedule().is_empty());
     driver.finish();
     driver.run();
     assert_eq!(driver.reason(1), Some(FinishReason::Length));
     assert_eq!(driver.engine.stats().totals.preemptions, 0);
-    assert_eq!(driver.loading.len(), 2);
     driver.load(RequestId(2));
-    driver.load(RequestId(3));
     driver.run();
+    assert!(driver.engine.is_drained());
+}
+
+#[test]
+fn nobody_joins_in_a_step_that_has_to_preempt() {
+    // Nine blocks: two for the load, seven for two requests of two that grow to four.
+    let mut driver = driver_with(10, |config| config.prefix_caching = false);
+    driver.add(from_remote(1, &prompt(0, 8), 1));
+    driver.step();
+    driver.add(request(2, &prompt(50, 8), 8, KvMode::Local));
+    driver.add(request(3, &prompt(90, 8), 8, KvMode::Local));
+    for _ in 0..5 {
+        driver.step();
+    }
+    assert_eq!(driver.engine.stats().blocks_free, 1);
+    driver.load(RequestId(1));
+    let step = driver.engine.schedule();
+    assert_eq!(step.preempted, [RequestId(3)]);
+    assert_eq!(ids(&step), [2], "the loaded request waits, though it has all its blocks");
+    driver.engine.finish_step(step);
+    let step = driver.engine.schedule();
+    assert_eq!(ids(&step), [2, 1]);
+    driver.engine.finish_step(step);
+}
+
+#[test]
+fn a_preempted_request_is_first_in_line() {
+    let mut driver = driver_with(8, |config| config.prefix_caching = false);
+    driver.add(request(1, &prompt(0, 8), 8, KvMode::Local));
+    driver.add(request(2, &prompt(50, 8), 8, KvMode::Local));
+    for _ in 0..5 {
+        driver.step();
+    }
+    driver.add(request(3, &prompt(90, 2), 1, KvMode::Local));
+    let step = driver.engine.schedule();
+    assert_eq!((&step.preempted[..], ids(&step)), (&[RequestId(2)][..], vec![1]));
+    driver.engine.finish_step(step);
+    let step = driver.engine.schedule();
+    assert_eq!(ids(&step), [1], "request 3 would fit, but 2 was there before it");
+    driver.engine.finish_step(step);
+}
+
+#[test]
+fn what_was_loaded_can_be_found_even_if_its_request_goes_away() {
+    let mut driver = driver(20);
+    driver.add(from_remote(1, &prompt(0, 9), 1));
+    driver.step();
+    driver.load(RequestId(1));
+    assert_eq!(driver.engine.abort(RequestId(1)), AbortOutcome::Freed);
+    assert_eq!(driver.engine.stats().blocks_cached, 2);
     assert!(driver.engine.is_drained());
 }
 
@@ -448,7 +499,7 @@ fn starting_a_load_needs_a_free_place_among_the_running() {
 }
 
 #[test]
-fn loaded_requests_go_before_waiting_ones() {
+fn loaded_requests_go_before_waiting_ones_in_the_order_in_which_they_were_loaded() {
     let mut driver = driver_with(40, |config| config.max_num_seqs = 1);
     driver.add(from_remote(1, &prompt(0, 8), 5));
     driver.add(from_remote(2, &prompt(30, 8), 5));
@@ -456,8 +507,9 @@ fn loaded_requests_go_before_waiting_ones() {
     assert_eq!(driver.loading.len(), 2, "a load takes no place among the running");
     driver.add(request(3, &prompt(60, 8), 5, KvMode::Local));
     driver.load(RequestId(2));
+    driver.load(RequestId(1));
     let step = driver.engine.schedule();
-    assert_eq!(step.computed.iter().map(|c| c.id.0).collect::<Vec<_>>(), [2]);
+    assert_eq!(ids(&step), [2]);
     driver.engine.finish_step(step);
 }
 

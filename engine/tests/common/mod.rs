@@ -82,6 +82,11 @@ impl Driver {
         let step = self.engine.schedule();
         assert!(had_work || step.is_empty(), "has_work() denied {step:?}");
         self.log.push(format!("{step:?}"));
+        let budget = self.engine.config().max_num_batched_tokens;
+        let num_tokens: usize = step.computed.iter().map(|computed| computed.num_tokens).sum();
+        assert!(num_tokens <= budget && num_tokens as u64 == step.load.tokens);
+        assert!(step.computed.iter().all(|computed| computed.num_tokens > 0));
+        assert!(step.computed.len() <= self.engine.config().max_num_seqs);
         for load in &step.remote_loads {
             if load.local_blocks.is_empty() {
                 continue;
