@@ -1,4 +1,6 @@
 //! Loads and measures: arrivals, datasets, client, cluster, records, reports.
 
 pub mod cluster;
+pub mod repro;
+pub mod run_dir;
 pub mod serve;

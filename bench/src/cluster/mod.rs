@@ -110,7 +110,7 @@ impl Cluster {
         self.roles.iter().filter(move |process| process.ready().role == role)
     }
 
-    /// What `process` owns and has done.
+    /// What the role at `index` of [`Cluster::roles`] owns and has done.
     ///
     /// # Errors
     /// [`ClusterError::Died`] if the process is gone, else [`ClusterError::Http`].
@@ -123,6 +123,18 @@ impl Cluster {
             process.check_alive()?;
         }
         answer
+    }
+
+    /// The snapshots of all roles, in the order of [`Cluster::roles`].
+    ///
+    /// # Errors
+    /// Those of [`Cluster::snapshot`].
+    pub async fn snapshots(&mut self) -> Result<Vec<Snapshot>, ClusterError> {
+        let mut snapshots = Vec::new();
+        for index in 0..self.roles.len() {
+            snapshots.push(self.snapshot(index).await?);
+        }
+        Ok(snapshots)
     }
 
     /// Changes the churn source of the decodes; `body` holds the keys of `POST /pdlab/churn`.

@@ -13,6 +13,15 @@ const LOCAL_HOST: &str = "127.0.0.1";
 /// vLLM's `kv_lease_duration`, see <https://github.com/vllm-project/vllm/pull/41383>.
 pub const KV_LEASE_DURATION_S: u64 = 30;
 
+/// How long decode waits for one KV read unless told otherwise, in milliseconds. On loopback a
+/// read takes microseconds; far below the lease, so that a late read never meets freed blocks.
+pub const KV_READ_TIMEOUT_MS: u64 = 10_000;
+
+/// Tokens in an engine step at most unless told otherwise: the default of vLLM's API server on
+/// GPUs below 70 GiB,
+/// <https://github.com/vllm-project/vllm/blob/main/vllm/engine/arg_utils.py>.
+pub const MAX_NUM_BATCHED_TOKENS: u32 = 2048;
+
 /// Everything needed to start a cluster.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClusterPlan {

@@ -1,0 +1,294 @@
+//! One cell: a fresh cluster under load, measured until the verdict stands, then drained.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use pdlab_api::ready::{Ready, Role};
+use pdlab_leak::estimate::Series;
+use pdlab_leak::layout::Layout;
+use pdlab_leak::sample::Sample;
+use pdlab_leak::scenario::{Scenario, Transport};
+use pdlab_leak::verdict::{Criteria, Judgement, judge};
+use pdlab_leak::version::UcxVersion;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::ReproError;
+use super::cost::CpuReading;
+use super::pace::{Pace, Step};
+use super::plan::{self, Host};
+use super::progress::Progress;
+use super::sampling::Watch;
+use super::{check, words};
+use crate::cluster::{Cluster, ClusterError, ClusterPlan};
+use crate::serve::{Load, LoadHandle};
+
+/// What to measure.
+#[derive(Debug, Clone, Copy)]
+pub struct Cell<'a> {
+    /// The scenario, with what is to be proven in force.
+    pub scenario: &'a Scenario,
+    /// Where it runs.
+    pub host: &'a Host,
+    /// Name in progress messages.
+    pub name: &'a str,
+    /// Where the roles log; exists.
+    pub log_dir: &'a Path,
+}
+
+/// What was measured.
+#[derive(Debug)]
+pub struct Measurement {
+    /// What moved the KV blocks, `auto` resolved.
+    pub transport: Transport,
+    /// The version that the UCX library reports.
+    pub ucx: Option<String>,
+    /// Environment that the roles were given.
+    pub env: BTreeMap<String, String>,
+    /// Samples of every role, one reading after the other.
+    pub samples: Vec<Sample>,
+    /// Label of the judged process.
+    pub judged: String,
+    /// The verdict on it.
+    pub judgement: Judgement,
+    /// Why the measurement ended.
+    pub ended: Step,
+    /// What the memory of the judged process was made of, at the start and at the end.
+    pub layouts: (Layout, Layout),
+    /// Processor time of the judged process.
+    pub cpu: Vec<CpuReading>,
+    /// The requests.
+    pub requests: Requests,
+    /// Seconds of measurement.
+    pub duration_s: f64,
+    /// What must not be: each is a bug of the lab or of what it runs on, and spoils the run.
+    pub faults: Vec<String>,
+    /// What the reader should know.
+    pub remarks: Vec<String>,
+}
+
+/// The requests of a cell.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Requests {
+    /// Answered in full, warm-up included.
+    pub completed: u64,
+    /// Failed, warm-up included.
+    pub failed: u64,
+    /// Error messages and how often they came.
+    pub errors: BTreeMap<String, u64>,
+    /// Answered per second of measurement.
+    pub per_s: f64,
+}
+
+impl Measurement {
+    /// The UCX version as a number, if the library's report is one.
+    pub fn ucx_version(&self) -> Option<UcxVersion> {
+        self.ucx.as_deref().and_then(|version| version.parse().ok())
+    }
+
+    /// The samples of one process.
+    pub fn samples_of<'a>(&'a self, process: &'a str) -> impl Iterator<Item = &'a Sample> {
+        self.samples.iter().filter(move |sample| sample.process == process)
+    }
+}
+
+/// Seconds in which the warm-up requests must be answered: a thousand times what they take.
+const WARM_UP_LIMIT: Duration = Duration::from_secs(20);
+
+/// How often the warm-up looks at the counts.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Runs `cell` and leaves no process behind, however it ends.
+///
+/// # Errors
+/// If the cluster cannot run, dies, or answers no request; [`ReproError::Interrupted`] once
+/// `cancel` is cancelled.
+pub async fn run(
+    cell: Cell<'_>,
+    progress: &mut Progress,
+    cancel: &CancellationToken,
+) -> Result<Measurement, ReproError> {
+    let plan = plan::cluster(cell.scenario, cell.host);
+    progress.phase(format_args!("{}: starting {}", cell.name, words::processes(&plan)));
+    let mut cluster = tokio::select! {
+        started = Cluster::start(&plan, cell.log_dir, cell.host.patience) => started?,
+        () = cancel.cancelled() => return Err(ReproError::Interrupted),
+    };
+    let labels: Vec<String> =
+        cluster.roles().iter().map(|process| process.label().to_owned()).collect();
+    let measured = tokio::select! {
+        measured = measure(cell, plan, &labels, &mut cluster, progress) => measured,
+        () = cancel.cancelled() => Err(ReproError::Interrupted),
+    };
+    let ends = cluster.stop().await;
+    let mut measurement = measured?;
+    measurement.remarks.extend(check::ends(&labels, &ends));
+    Ok(measurement)
+}
+
+async fn measure(
+    cell: Cell<'_>,
+    plan: ClusterPlan,
+    labels: &[String],
+    cluster: &mut Cluster,
+    progress: &mut Progress,
+) -> Result<Measurement, ReproError> {
+    let scenario = cell.scenario;
+    let (transport, ucx) = in_use(cluster.of(Role::Decode).map(|process| process.ready()))?;
+    let load = Load::start(plan::load(scenario, cluster.url())).await?;
+    progress.phase(format_args!("{}: warming up on {}", cell.name, words::path(transport, &ucx)));
+    let load = warm_up(cell, cluster, load).await?;
+    let loaded = load.counts().completed;
+
+    let watch = Watch::open(cluster, scenario.role)?;
+    let before = watch.layout(cluster)?;
+    let taken = take_samples(cell, &watch, cluster, progress).await?;
+    let duration_s = watch.elapsed_s();
+    let after = watch.layout(cluster)?;
+    let answered = load.counts().completed - loaded;
+
+    progress.phase(format_args!("{}: draining", cell.name));
+    let report = load.stop().await?;
+    let mut faults = Vec::new();
+    let last = match cluster.drained().await {
+        Ok(snapshots) => snapshots,
+        Err(held @ ClusterError::NotDrained { .. }) => {
+            faults.push(held.to_string());
+            cluster.snapshots().await?
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let requests = Requests {
+        completed: report.totals.completed,
+        failed: report.totals.failed + report.aborted(),
+        errors: report.totals.errors,
+        per_s: answered as f64 / duration_s,
+    };
+    faults.extend(check::conservation(&requests, &last));
+    let remarks = check::failures(&requests, labels, &last);
+    Ok(Measurement {
+        transport,
+        ucx,
+        env: plan.env,
+        samples: taken.samples,
+        judged: labels[watch.judged()].clone(),
+        judgement: taken.judgement,
+        ended: taken.ended,
+        layouts: (before, after),
+        cpu: taken.cpu,
+        requests,
+        duration_s,
+        faults,
+        remarks,
+    })
+}
+
+/// Waits until requests are answered, so that lazy starts are over before the first sample. What
+/// the estimator still finds out of line after that it cuts off by itself.
+async fn warm_up(
+    cell: Cell<'_>,
+    cluster: &mut Cluster,
+    load: LoadHandle,
+) -> Result<LoadHandle, ReproError> {
+    // Twice around: every slot of the load has had an answer and has gone on.
+    let needed = 2 * u64::from(cell.scenario.load.concurrency);
+    let started = Instant::now();
+    loop {
+        let counts = load.counts();
+        if counts.completed >= needed {
+            return Ok(load);
+        }
+        cluster.check_alive()?;
+        let hopeless = counts.completed == 0 && counts.failed >= needed;
+        if hopeless || started.elapsed() >= WARM_UP_LIMIT {
+            let waited_s = started.elapsed().as_secs_f64();
+            let report = load.stop().await?;
+            let (done, failed) = (report.totals.completed, report.totals.failed);
+            let stalled =
+                words::stalled(waited_s, done, failed, &report.totals.errors, cell.log_dir);
+            return Err(ReproError::Stalled(stalled));
+        }
+        sleep(POLL).await;
+    }
+}
+
+/// What the sampling loop brings home.
+struct Taken {
+    samples: Vec<Sample>,
+    cpu: Vec<CpuReading>,
+    judgement: Judgement,
+    ended: Step,
+}
+
+async fn take_samples(
+    cell: Cell<'_>,
+    watch: &Watch,
+    cluster: &mut Cluster,
+    progress: &mut Progress,
+) -> Result<Taken, ReproError> {
+    let Scenario { measure, unit, seed, .. } = cell.scenario;
+    let pace = Pace::of(measure);
+    let criteria = Criteria::with_margin(measure.margin_bytes_per_unit);
+    let mut ticks = interval(Duration::from_millis(measure.sample_interval_ms));
+    // A late sample is a late sample; a burst of them would only load the machine further.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut samples, mut own, mut cpu) = (Vec::new(), Vec::new(), Vec::new());
+    let mut judged_at = None;
+    loop {
+        ticks.tick().await;
+        let mut taken = watch.read(cluster).await?;
+        own.push(taken[watch.judged()].clone());
+        samples.append(&mut taken);
+        let first: &Sample = &own[0];
+        let last = &own[own.len() - 1];
+        let units = last.position(*unit) - first.position(*unit);
+        cpu.push(watch.cpu(cluster, units)?);
+        let elapsed_s = watch.elapsed_s();
+        if !pace.judge_now(judged_at, units, elapsed_s) {
+            continue;
+        }
+        judged_at = Some((units, elapsed_s));
+        let series = Series::of(&own, *unit, measure.gauge);
+        let judgement = judge(&series, &criteria, *seed);
+        progress.state(words::live(cell.name, &pace, *unit, units, elapsed_s, &judgement));
+        let step = pace.step(units, elapsed_s, Some(judgement.verdict.kind()));
+        if step != Step::GoOn {
+            return Ok(Taken { samples, cpu, judgement, ended: step });
+        }
+    }
+}
+
+/// The transport and the UCX that the decodes report. They run the same binary with the same
+/// environment, so the first speaks for all.
+fn in_use<'a>(
+    mut decodes: impl Iterator<Item = &'a Ready>,
+) -> Result<(Transport, Option<String>), ReproError> {
+    let ready = decodes.next().expect("a cluster has at least one of each role");
+    let name = ready.transport.as_deref().unwrap_or("none");
+    let transport = name.parse().map_err(|reason| {
+        ReproError::Unavailable(format!("decode reports a transport that is none: {reason}"))
+    })?;
+    Ok((transport, ready.ucx_version.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decode_says_what_is_in_use() {
+        let mut ready = Ready {
+            role: Role::Decode,
+            http: String::new(),
+            side_channel: None,
+            pid: 1,
+            transport: Some("ucx".into()),
+            ucx_version: Some("1.19.0".into()),
+        };
+        let (transport, ucx) = in_use(std::iter::once(&ready)).unwrap();
+        assert_eq!((transport, ucx.as_deref()), (Transport::Ucx, Some("1.19.0")));
+        ready.transport = None;
+        assert!(in_use(std::iter::once(&ready)).unwrap_err().to_string().contains("\"none\""));
+    }
+}

@@ -1,0 +1,83 @@
+//! A measurement as tests want it.
+
+use std::collections::BTreeMap;
+
+use pdlab_leak::estimate::Series;
+use pdlab_leak::layout::Layout;
+use pdlab_leak::sample::{Memory, Sample};
+use pdlab_leak::scenario::{Scenario, Transport};
+use pdlab_leak::verdict::{Criteria, judge};
+use pdlab_leak::work::{Unit, Work};
+
+use super::cell::{Measurement, Requests};
+use super::cost::CpuReading;
+use super::options::DEFAULT_SCENARIO;
+use super::pace::Step;
+
+/// Unmaps per second of the pretended decode.
+const UNMAPS_PER_S: u64 = 40_000;
+/// Milliseconds between samples.
+const INTERVAL_MS: u64 = 50;
+/// Samples: 5 s of them.
+const SAMPLES: u64 = 101;
+
+pub(crate) fn scenario() -> Scenario {
+    Scenario::builtin(DEFAULT_SCENARIO).expect("the default scenario is valid")
+}
+
+/// UCX 1.19.0 in a decode that gains `bytes_per_unmap`, with a prefill that gains
+/// `prefill_bytes_per_s` and a router that gains nothing.
+pub(crate) fn measurement(
+    scenario: &Scenario,
+    bytes_per_unmap: f64,
+    prefill_bytes_per_s: f64,
+) -> Measurement {
+    let mut samples = Vec::new();
+    for i in 0..SAMPLES {
+        let ms = i * INTERVAL_MS;
+        let unmaps = ms * UNMAPS_PER_S / 1000;
+        let work = Work {
+            unmaps,
+            requests: ms / 10,
+            transfers: ms / 10,
+            tokens: 32 * ms / 10,
+            kv_bytes: 335_872 * (ms / 10),
+            blocks_verified: 16 * (ms / 10),
+            corrupt_blocks: 0,
+        };
+        let decode = 200e6 + bytes_per_unmap * unmaps as f64;
+        let prefill = 180e6 + prefill_bytes_per_s * ms as f64 / 1000.0;
+        samples.push(sample("prefill-0", ms, Work::default(), prefill));
+        samples.push(sample("decode-0", ms, work, decode));
+        samples.push(sample("router", ms, Work::default(), 20e6));
+    }
+    let judged = samples.iter().filter(|sample| sample.process == "decode-0");
+    let series = Series::of(judged, Unit::Unmap, scenario.measure.gauge);
+    let criteria = Criteria::with_margin(scenario.measure.margin_bytes_per_unit);
+    let cpu = |i: u64| CpuReading {
+        units: (i * INTERVAL_MS * UNMAPS_PER_S / 1000) as f64,
+        cpu_s: i as f64 * INTERVAL_MS as f64 / 1000.0,
+    };
+    Measurement {
+        transport: Transport::Ucx,
+        ucx: Some("1.19.0".to_owned()),
+        env: BTreeMap::from([("UCX_TLS".to_owned(), "tcp".to_owned())]),
+        judgement: judge(&series, &criteria, scenario.seed),
+        samples,
+        judged: "decode-0".to_owned(),
+        ended: Step::Enough,
+        layouts: (Layout::default(), Layout::default()),
+        cpu: (0..SAMPLES).map(cpu).collect(),
+        requests: Requests { completed: 508, failed: 0, errors: BTreeMap::new(), per_s: 100.0 },
+        duration_s: 5.0,
+        faults: Vec::new(),
+        remarks: Vec::new(),
+    }
+}
+
+fn sample(process: &str, ms: u64, work: Work, bytes: f64) -> Sample {
+    let bytes = bytes as u64;
+    let memory =
+        Memory { rss_bytes: bytes + 30_000_000, anonymous_bytes: bytes, ..Memory::default() };
+    Sample { process: process.to_owned(), t_us: 1000 * ms, work, memory }
+}

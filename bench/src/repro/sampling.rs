@@ -1,0 +1,119 @@
+//! Reads the roles of a cluster: memory from `/proc`, paired with counters of work over HTTP.
+
+use std::time::Instant;
+
+use pdlab_leak::layout::Layout;
+use pdlab_leak::sample::Sample;
+use pdlab_leak::sampler::{SampleError, Watched};
+use pdlab_leak::scenario::Role;
+
+use super::ReproError;
+use super::cost::{self, CpuReading};
+use super::pairing::{Counted, interpolate};
+use crate::cluster::Cluster;
+
+/// The roles of a cluster under watch.
+#[derive(Debug)]
+pub struct Watch {
+    /// In the order of [`Cluster::roles`].
+    watched: Vec<Watched>,
+    /// Index of the judged process.
+    judged: usize,
+    /// The zero of all times.
+    began: Instant,
+}
+
+impl Watch {
+    /// Begins to watch `cluster`, whose first process of `role` is the judged one.
+    ///
+    /// # Errors
+    /// [`ReproError::Sample`] if a process may not be read.
+    pub fn open(cluster: &Cluster, role: Role) -> Result<Self, ReproError> {
+        let mut watched = Vec::new();
+        for process in cluster.roles() {
+            let open = Watched::open(process.pid());
+            watched.push(open.map_err(|source| failed(process.label(), source))?);
+        }
+        let judged = cluster
+            .roles()
+            .iter()
+            .position(|process| process.ready().role.as_str() == role.name())
+            .expect("a cluster has at least one of each role");
+        Ok(Self { watched, judged, began: Instant::now() })
+    }
+
+    /// Index of the judged process.
+    pub fn judged(&self) -> usize {
+        self.judged
+    }
+
+    /// Seconds since the watch began.
+    pub fn elapsed_s(&self) -> f64 {
+        self.began.elapsed().as_secs_f64()
+    }
+
+    /// One sample of every role, in the order of [`Cluster::roles`].
+    ///
+    /// # Errors
+    /// If a role has died, does not answer, or cannot be read.
+    pub async fn read(&self, cluster: &mut Cluster) -> Result<Vec<Sample>, ReproError> {
+        let mut samples = Vec::with_capacity(self.watched.len());
+        for index in 0..self.watched.len() {
+            samples.push(self.read_one(cluster, index).await?);
+        }
+        Ok(samples)
+    }
+
+    /// Processor time of the judged process, at `units` of work.
+    ///
+    /// # Errors
+    /// [`ReproError::Cpu`] if it cannot be read.
+    pub fn cpu(&self, cluster: &Cluster, units: f64) -> Result<CpuReading, ReproError> {
+        let process = &cluster.roles()[self.judged];
+        let cpu_s = cost::cpu_s(process.pid()).map_err(|source| ReproError::Cpu {
+            process: process.label().to_owned(),
+            reason: source.to_string(),
+        })?;
+        Ok(CpuReading { units, cpu_s })
+    }
+
+    /// What the memory of the judged process is made of.
+    ///
+    /// # Errors
+    /// [`ReproError::Sample`] if it cannot be read.
+    pub fn layout(&self, cluster: &Cluster) -> Result<Layout, ReproError> {
+        let label = cluster.roles()[self.judged].label();
+        self.watched[self.judged].layout(None).map_err(|source| failed(label, source))
+    }
+
+    async fn read_one(&self, cluster: &mut Cluster, index: usize) -> Result<Sample, ReproError> {
+        let before = self.counted(cluster, index).await?;
+        let begun_us = self.now_us();
+        let memory = match self.watched[index].read() {
+            Ok(memory) => memory,
+            Err(source) => {
+                // That it died, and with which words, says more than that it is gone.
+                cluster.check_alive()?;
+                return Err(failed(cluster.roles()[index].label(), source));
+            }
+        };
+        let t_us = begun_us.midpoint(self.now_us());
+        let after = self.counted(cluster, index).await?;
+        let process = cluster.roles()[index].label().to_owned();
+        Ok(Sample { process, t_us, work: interpolate(before, after, t_us), memory })
+    }
+
+    async fn counted(&self, cluster: &mut Cluster, index: usize) -> Result<Counted, ReproError> {
+        let asked_us = self.now_us();
+        let snapshot = cluster.snapshot(index).await?;
+        Ok(Counted::in_exchange(asked_us, self.now_us(), &snapshot.work))
+    }
+
+    fn now_us(&self) -> u64 {
+        self.began.elapsed().as_micros() as u64
+    }
+}
+
+fn failed(process: &str, source: SampleError) -> ReproError {
+    ReproError::Sample { process: process.to_owned(), source }
+}

@@ -1,0 +1,202 @@
+//! The directory of a run: where results, samples, the resolved scenario and logs go.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+/// Where runs go unless `--out` says otherwise.
+const RUNS: &str = "runs";
+
+/// Files of a run, which a later run in the same directory replaces.
+const OWN_FILES: [&str; 3] = ["result.json", "samples.csv", "scenario.toml"];
+
+/// Directories of a run, likewise.
+const OWN_DIRS: [&str; 2] = ["logs", "mitigations"];
+
+/// A directory that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {}: {source}; choose another directory with --out", path.display())]
+pub struct RunDirError {
+    action: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// An existing directory of one run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunDir {
+    path: PathBuf,
+}
+
+impl RunDir {
+    /// Makes `out`, or without it `runs/<UTC time>-<name>`. A directory that exists is used
+    /// again: what an earlier run left there under the names of a run is removed first, so that
+    /// two runs are never mixed, and nothing else is touched.
+    ///
+    /// # Errors
+    /// If it cannot be made, or holds something that cannot be removed.
+    pub fn create(out: Option<&Path>, name: &str, now: SystemTime) -> Result<Self, RunDirError> {
+        let path = match out {
+            Some(path) => path.to_owned(),
+            None => unused(Path::new(RUNS), &format!("{}-{name}", utc(now))),
+        };
+        fs::create_dir_all(&path).map_err(failed("make", &path))?;
+        let dir = Self { path };
+        for file in OWN_FILES {
+            dir.remove(file, |path| fs::remove_file(path))?;
+        }
+        for sub in OWN_DIRS {
+            dir.remove(sub, |path| fs::remove_dir_all(path))?;
+        }
+        Ok(dir)
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of `file` in it.
+    pub fn file(&self, file: &str) -> PathBuf {
+        self.path.join(file)
+    }
+
+    /// Makes the directory `sub` in it, `a/b` for one in another.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn make_dir(&self, sub: &str) -> Result<PathBuf, RunDirError> {
+        let path = self.path.join(sub);
+        fs::create_dir_all(&path).map_err(failed("make", &path))?;
+        Ok(path)
+    }
+
+    /// Writes `file`.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write(&self, file: &str, content: &[u8]) -> Result<(), RunDirError> {
+        let path = self.file(file);
+        fs::write(&path, content).map_err(failed("write", &path))
+    }
+
+    /// Writes `file` as indented JSON.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write_json(&self, file: &str, value: &impl Serialize) -> Result<(), RunDirError> {
+        let path = self.file(file);
+        let mut json = serde_json::to_vec_pretty(value)
+            .map_err(|source| failed("write", &path)(io::Error::other(source)))?;
+        json.push(b'\n');
+        self.write(file, &json)
+    }
+
+    fn remove(
+        &self,
+        name: &str,
+        remove: impl Fn(&Path) -> io::Result<()>,
+    ) -> Result<(), RunDirError> {
+        let path = self.file(name);
+        match remove(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(failed("replace", &path)(source))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RunDirError {
+    let path = path.to_owned();
+    move |source| RunDirError { action, path, source }
+}
+
+/// `parent/name`, or `parent/name-2` and so on if two runs start within a second.
+fn unused(parent: &Path, name: &str) -> PathBuf {
+    let numbered = (2..).map(|n| parent.join(format!("{name}-{n}")));
+    std::iter::once(parent.join(name))
+        .chain(numbered)
+        .find(|path| !path.exists())
+        .expect("there are more numbers than directories")
+}
+
+/// `20261123T124430Z`: sorts by time and needs no quoting.
+pub(crate) fn utc(now: SystemTime) -> String {
+    let s = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let (year, month, day) = date(s / 86_400);
+    let (hour, minute, second) = (s / 3600 % 24, s / 60 % 60, s % 60);
+    format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
+}
+
+/// Year, month and day of the Gregorian calendar, `days` after 1970-01-01.
+fn date(days: u64) -> (u64, u64, u64) {
+    let leap = |year: u64| {
+        (year.is_multiple_of(4) && !year.is_multiple_of(100)) || year.is_multiple_of(400)
+    };
+    let mut rest = days;
+    let mut year = 1970;
+    while rest >= 365 + u64::from(leap(year)) {
+        rest -= 365 + u64::from(leap(year));
+        year += 1;
+    }
+    let february = 28 + u64::from(leap(year));
+    let mut month = 1;
+    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if rest < length {
+            break;
+        }
+        rest -= length;
+        month += 1;
+    }
+    (year, month, rest + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn times_are_utc() {
+        let text = |s| utc(UNIX_EPOCH + Duration::from_secs(s));
+        assert_eq!(text(0), "19700101T000000Z");
+        assert_eq!(text(951_827_696), "20000229T123456Z");
+        assert_eq!(text(1_709_251_199), "20240229T235959Z");
+        assert_eq!(text(1_709_251_200), "20240301T000000Z");
+        assert_eq!(text(4_102_444_799), "20991231T235959Z");
+        assert_eq!(text(4_107_542_400), "21000301T000000Z");
+    }
+
+    #[test]
+    fn a_run_in_the_same_directory_replaces_the_earlier_one_and_nothing_else() {
+        let parent = tempfile::tempdir().unwrap();
+        let out = parent.path().join("a/b");
+        let dir = RunDir::create(Some(&out), "x", UNIX_EPOCH).unwrap();
+        dir.write_json("result.json", &1).unwrap();
+        fs::write(dir.make_dir("logs/main").unwrap().join("router.log"), "old").unwrap();
+        dir.write("notes.txt", b"mine").unwrap();
+
+        let dir = RunDir::create(Some(&out), "x", UNIX_EPOCH).unwrap();
+        assert!(!dir.file("result.json").exists() && !dir.file("logs").exists());
+        assert_eq!(fs::read(dir.file("notes.txt")).unwrap(), b"mine");
+    }
+
+    #[test]
+    fn two_runs_of_a_second_get_two_directories() {
+        let parent = tempfile::tempdir().unwrap();
+        let first = unused(parent.path(), "run");
+        fs::create_dir(&first).unwrap();
+        assert_eq!(unused(parent.path(), "run"), parent.path().join("run-2"));
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_named() {
+        let error = RunDir::create(Some(Path::new("/proc/x/y")), "x", UNIX_EPOCH).unwrap_err();
+        let text = error.to_string();
+        assert!(text.starts_with("cannot make /proc/x/y: ") && text.contains("--out"), "{text}");
+    }
+}
