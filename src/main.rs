@@ -1,2 +1,24 @@
-//! The command line of pdlab.
-fn main() {}
+//! The command line of pdlab: reads flags and environment once, hands them down, maps errors to
+//! exit codes. Nothing is decided here that a library could decide.
+//!
+//! - `cli`: every command. `exit`: what the exit codes mean.
+//! - `transport_args`, `engine_args`: flags that prefill and decode share.
+//! - `roles`: `pdlab prefill`, `decode`, `router`.
+//! - `ucx`, `doctor`: what is installed and what can run here.
+
+mod cli;
+mod doctor;
+mod engine_args;
+mod exit;
+mod roles;
+mod transport_args;
+mod ucx;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    exit::report(cli.run())
+}
