@@ -1,0 +1,140 @@
+//! What goes over the wire, byte for byte.
+
+mod support;
+
+use std::time::Duration;
+
+use hyper::Method;
+use pdlab_router::ApiKey;
+use support::client::{get, post, send};
+use support::fake::{Fake, Step, events, json, send as bytes};
+use support::{PARAMS, config, serve};
+
+const BODY: &str = r#"{ "model": "m", "prompt": [1,2], "max_tokens": 64, "stream": true, "stream_options": {"include_usage": true}, "min_tokens": 2, "temperature": 0.10, "big": 12345678901234567890123, "x\u0079z": "\u00e9", "kv_transfer_params": {"mine": 1} }"#;
+
+#[tokio::test]
+async fn both_legs_are_exact() {
+    let (prefill, decode) = (Fake::prefill().await, Fake::decode().await);
+    let router = serve(config(&[&prefill], &[&decode])).await;
+    let reply = post(router.addr, "/v1/completions", BODY).await;
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    let (prefill, decode) = (prefill.received(), decode.received());
+    assert_eq!((prefill.len(), decode.len()), (1, 1));
+    assert_eq!(
+        prefill[0].body,
+        r#"{"kv_transfer_params":{"do_remote_decode":true,"do_remote_prefill":false,"remote_block_ids":null,"remote_engine_id":null,"remote_host":null,"remote_port":null},"stream":false,"max_tokens":1,"model": "m", "prompt": [1,2],"temperature": 0.10, "big": 12345678901234567890123, "x\u0079z": "\u00e9"}"#
+    );
+    assert_eq!(
+        decode[0].body,
+        format!(
+            r#"{{"kv_transfer_params":{PARAMS},"model": "m", "prompt": [1,2], "max_tokens": 64, "stream": true, "stream_options": {{"include_usage": true}}, "min_tokens": 2, "temperature": 0.10, "big": 12345678901234567890123, "x\u0079z": "\u00e9"}}"#
+        )
+    );
+    for leg in [&prefill[0], &decode[0]] {
+        assert_eq!((leg.method.as_str(), leg.path.as_str()), ("POST", "/v1/completions"));
+        assert_eq!(leg.headers["content-type"], "application/json");
+        assert_eq!(leg.headers["content-length"], leg.body.len().to_string());
+    }
+}
+
+#[tokio::test]
+async fn long_prompts_arrive_whole_on_both_legs() {
+    let (prefill, decode) = (Fake::prefill().await, Fake::decode().await);
+    let router = serve(config(&[&prefill], &[&decode])).await;
+    let prompt = "é".repeat(500_000);
+    let body = format!(r#"{{"prompt":"{prompt}","max_tokens":3}}"#);
+    let reply = post(router.addr, "/v1/completions", body.clone()).await;
+    assert_eq!(reply.status, 200);
+    assert!(prefill.received()[0].body.contains(&prompt));
+    let expected = format!(r#"{{"kv_transfer_params":{PARAMS},{}"#, &body[1..]);
+    assert!(decode.received()[0].body == expected);
+}
+
+#[tokio::test]
+async fn one_request_id_goes_to_both() {
+    let (prefill, decode) = (Fake::prefill().await, Fake::decode().await);
+    let router = serve(config(&[&prefill], &[&decode])).await;
+    post(router.addr, "/v1/chat/completions", "{}").await;
+    post(router.addr, "/v1/chat/completions", "{}").await;
+    let headers = [("x-request-id", "mine-1"), ("authorization", "Bearer k"), ("cookie", "c")];
+    send(router.addr, Method::POST, "/v1/chat/completions", &headers, "{}").await;
+    let (prefill, decode) = (prefill.received(), decode.received());
+    for (p, d) in prefill.iter().zip(&decode) {
+        assert_eq!(p.headers["x-request-id"], d.headers["x-request-id"]);
+        assert!(!p.headers.contains_key("cookie"));
+    }
+    let id = |place: usize| prefill[place].headers["x-request-id"].to_str().unwrap();
+    assert_eq!((id(0).len(), id(2)), (36, "mine-1"));
+    assert_ne!(id(0), id(1));
+    assert_eq!(decode[2].headers["authorization"], "Bearer k");
+    assert!(!decode[0].headers.contains_key("authorization"));
+}
+
+#[tokio::test]
+async fn workers_get_the_routers_key_where_the_client_has_none() {
+    let (prefill, decode) = (Fake::prefill().await, Fake::decode().await);
+    let mut config = config(&[&prefill], &[&decode]);
+    config.worker_api_key = Some(ApiKey::new("ours").unwrap());
+    let router = serve(config).await;
+    post(router.addr, "/v1/completions", "{}").await;
+    assert_eq!(prefill.received()[0].headers["authorization"], "Bearer ours");
+    assert_eq!(decode.received()[0].headers["authorization"], "Bearer ours");
+}
+
+#[tokio::test]
+async fn streams_pass_unchanged_and_as_they_come() {
+    let (prefill, decode) = (Fake::prefill().await, Fake::decode().await);
+    let parts = ["data: {\"a\":1}\n\n", ": ping\n\ndata: {\"b", "\":2}\n\n", "data: [DONE]\n\n"];
+    let mut steps = Vec::new();
+    for part in parts {
+        steps.extend([bytes(part), Step::Pause(Duration::from_millis(5))]);
+    }
+    decode.always(events(steps));
+    let router = serve(config(&[&prefill], &[&decode])).await;
+    for _ in 0..3 {
+        let reply = post(router.addr, "/v1/completions", r#"{"stream":true}"#).await;
+        assert_eq!((reply.body, reply.whole), (parts.concat(), true));
+        assert_eq!(reply.headers["content-type"], "text/event-stream; charset=utf-8");
+        assert_eq!(reply.headers["x-worker-header"], "kept");
+    }
+    router.drained().await;
+    // One connection each, kept alive: the router read both answers to their very end.
+    assert_eq!((prefill.accepted(), decode.accepted()), (1, 1));
+}
+
+#[tokio::test]
+async fn the_first_event_does_not_wait_for_the_second() {
+    let (prefill, decode) = (Fake::prefill().await, Fake::decode().await);
+    decode.always(events(vec![bytes("data: 1\n\n"), Step::Stall]));
+    let router = serve(config(&[&prefill], &[&decode])).await;
+    let mut open = support::client::open(router.addr, Method::POST, "/v1/completions", &[], "{}")
+        .await
+        .unwrap();
+    let frame = http_body_util::BodyExt::frame(&mut open.body).await.unwrap().unwrap();
+    assert_eq!(frame.into_data().unwrap(), "data: 1\n\n");
+}
+
+#[tokio::test]
+async fn what_decode_alone_can_answer_goes_there_unchanged() {
+    let (prefill, decode) = (Fake::prefill().await, Fake::decode().await);
+    decode.always(json(200, r#"{"object":"list"}"#));
+    let router = serve(config(&[&prefill], &[&decode])).await;
+    let reply = get(router.addr, "/v1/models").await;
+    assert_eq!((reply.status.as_u16(), reply.body.as_str()), (200, r#"{"object":"list"}"#));
+    post(router.addr, "/tokenize", r#"{"prompt": "a"}"#).await;
+    post(router.addr, "/detokenize", r#"{"tokens": [1]}"#).await;
+    let received = decode.received();
+    let seen: Vec<_> =
+        received.iter().map(|r| (r.method.as_str(), r.path.as_str(), r.body.as_str())).collect();
+    assert_eq!(
+        seen,
+        [
+            ("GET", "/v1/models", ""),
+            ("POST", "/tokenize", r#"{"prompt": "a"}"#),
+            ("POST", "/detokenize", r#"{"tokens": [1]}"#),
+        ]
+    );
+    assert!(prefill.received().is_empty());
+    router.drained().await;
+    assert_eq!(router.handle.snapshot().work.requests, 0);
+}

@@ -1,0 +1,86 @@
+//! A client that sends one request per connection and does not retry.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::{HeaderMap, Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// A whole answer.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    /// What came of the body.
+    pub body: String,
+    /// The body ended as announced.
+    pub whole: bool,
+}
+
+/// An answer of which the body is still to come. Dropping it closes the connection.
+pub struct Open {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Incoming,
+    driver: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+pub async fn get(addr: SocketAddr, path: &str) -> Reply {
+    send(addr, Method::GET, path, &[], "").await
+}
+
+pub async fn post(addr: SocketAddr, path: &str, body: impl Into<Bytes>) -> Reply {
+    send(addr, Method::POST, path, &[], body).await
+}
+
+pub async fn send(
+    addr: SocketAddr,
+    method: Method,
+    path: &str,
+    headers: &[(&'static str, &str)],
+    body: impl Into<Bytes>,
+) -> Reply {
+    let mut open = open(addr, method, path, headers, body).await.unwrap();
+    let mut body = Vec::new();
+    let mut whole = true;
+    while let Some(frame) = open.body.frame().await {
+        match frame {
+            Ok(frame) => body.extend_from_slice(&frame.into_data().unwrap()),
+            Err(_) => whole = false,
+        }
+    }
+    let (status, headers) = (open.status, std::mem::take(&mut open.headers));
+    Reply { status, headers, body: String::from_utf8(body).unwrap(), whole }
+}
+
+/// Sends and waits for the head of the answer.
+pub async fn open(
+    addr: SocketAddr,
+    method: Method,
+    path: &str,
+    headers: &[(&'static str, &str)],
+    body: impl Into<Bytes>,
+) -> Result<Open, hyper::Error> {
+    let stream = TcpStream::connect(addr).await.unwrap();
+    let (mut sender, driver) = http1::handshake(TokioIo::new(stream)).await?;
+    let driver = tokio::spawn(async {
+        let _ = driver.await;
+    });
+    let mut request = Request::builder().method(method).uri(path).header("host", addr.to_string());
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let answer = sender.send_request(request.body(Full::new(body.into())).unwrap()).await;
+    let (head, body) = answer?.into_parts();
+    Ok(Open { status: head.status, headers: head.headers, body, driver })
+}
