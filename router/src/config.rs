@@ -260,7 +260,8 @@ mod tests {
     #[test]
     fn settings_that_cannot_work_are_named() {
         config().validate().unwrap();
-        let broken: [(&str, fn(&mut RouterConfig)); 5] = [
+        type Breakage = fn(&mut RouterConfig);
+        let broken: [(&str, Breakage); 5] = [
             ("`decode`", |c| c.decode.clear()),
             ("`prefill`", |c| c.prefill.push(c.prefill[0].clone())),
             ("`max_body_bytes`", |c| c.max_body_bytes = 0),

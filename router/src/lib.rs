@@ -29,7 +29,8 @@
 //!
 //! Connections to workers have no task of their own: the future that serves the client polls them.
 //! A client that goes away drops that future, and with it both legs, their sockets and their
-//! counters. There is nothing left to clean up.
+//! counters. There is nothing left to clean up. (A client that closes only its sending side has gone
+//! away too: over HTTP/1.1 the two look alike.)
 //!
 //! # What the client sees when workers fail
 //!

@@ -193,6 +193,7 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, draining: Cancellati
             .serve_connection(TokioIo::new(stream), service)
     );
     let served = tokio::select! {
+        biased;
         served = connection.as_mut() => served,
         () = draining.cancelled() => {
             connection.as_mut().graceful_shutdown();

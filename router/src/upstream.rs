@@ -8,7 +8,7 @@ mod connection;
 mod reply;
 
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -30,9 +30,12 @@ pub(crate) struct Pool {
     keep_alive: Duration,
     max_idle: usize,
     /// Last in, first out: under light load the others grow old and are closed.
-    idle: Mutex<Vec<Box<Connection>>>,
+    idle: Mutex<Idle>,
     open: Gauge,
 }
+
+/// Boxed, because a connection is large and changes hands with every request.
+type Idle = Vec<Box<Connection>>;
 
 /// A request got no answer.
 #[derive(Debug, thiserror::Error)]
@@ -138,7 +141,7 @@ impl Pool {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Box<Connection>>> {
+    fn lock(&self) -> MutexGuard<'_, Idle> {
         // The list is whole between any two statements, so a panic elsewhere does not spoil it.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -11,7 +11,7 @@ use support::{config, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn error(reply: &Reply) -> ErrorBody {
-    let body: ErrorBody = serde_json::from_str(&reply.body).unwrap();
+    let body: ErrorBody = serde_json::from_str(&reply.body).expect("vLLM's error shape");
     assert_eq!(body.error.code, reply.status.as_u16());
     assert_eq!(reply.headers["content-type"], "application/json");
     body

@@ -1,5 +1,6 @@
 //! Fake workers and a plain client, over real sockets.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this module")]
+#![expect(clippy::unwrap_used, reason = "a helper that fails fails the test")]
 
 pub mod client;
 pub mod fake;
