@@ -69,20 +69,22 @@ impl Arrivals {
     ///
     /// Fails if burstiness or rate is not above zero.
     pub fn new(rate: Rate, burstiness: f64, seed: u64) -> Result<Self, Error> {
+        let wrong_burstiness = || {
+            Error::config("--burstiness", format!("{burstiness} must be a number above 0, or inf"))
+        };
+        if burstiness.is_nan() || burstiness <= 0.0 {
+            return Err(wrong_burstiness());
+        }
         let gap = match rate {
             Rate::Unlimited => Gap::None,
             Rate::PerSecond(rate) if !(rate > 0.0 && rate.is_finite()) => {
                 return Err(Error::config("--request-rate", "must be above 0, or inf"));
             }
             Rate::PerSecond(rate) if burstiness == f64::INFINITY => Gap::Constant(1.0 / rate),
-            Rate::PerSecond(rate) => {
-                Gap::Gamma(Gamma::new(burstiness, 1.0 / (rate * burstiness)).map_err(|error| {
-                    Error::config(
-                        "--burstiness",
-                        format!("{burstiness} does not work: {error}; give a number above 0"),
-                    )
-                })?)
-            }
+            Rate::PerSecond(rate) => Gap::Gamma(
+                Gamma::new(burstiness, 1.0 / (rate * burstiness))
+                    .map_err(|_| wrong_burstiness())?,
+            ),
         };
         Ok(Self { gap, rng: Xoshiro256PlusPlus::seed_from_u64(seed), at_s: 0.0 })
     }
@@ -190,7 +192,7 @@ mod tests {
             assert!(bad.parse::<Rate>().unwrap_err().contains("above 0, or inf"), "{bad}");
         }
         let error = schedule(1, Rate::PerSecond(1.0), 0.0, 0).unwrap_err();
-        assert!(error.to_string().starts_with("--burstiness: 0 does not work"), "{error}");
+        assert!(error.to_string().starts_with("--burstiness: 0 must be"), "{error}");
         assert!(schedule(1, Rate::PerSecond(f64::NAN), 1.0, 0).is_err());
     }
 

@@ -13,27 +13,38 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::Error;
 use super::client::Client;
 use super::pacer::Pacer;
 use super::random::Sample;
-use super::record::{Goodput, Record, Slot, Totals};
+use super::record::{Record, Slot};
+use super::{Counts, Error, Goodput, Totals};
 
 /// A request and when to send it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Planned {
     /// Since the start of the load; none for as soon as there is a slot.
     pub(super) due: Option<Duration>,
     pub(super) sample: Sample,
 }
 
+/// What is kept of each request when it is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// Nothing but sums, in bounded memory.
+    Sums,
+    /// Its times and counts.
+    Times,
+    /// The time of each token and the text too.
+    Everything,
+}
+
 /// What has happened so far, readable while it happens.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Ledger {
     sent: AtomicU64,
     over: Mutex<Over>,
     goodput: Goodput,
-    keep_records: bool,
+    keep: Keep,
 }
 
 /// What is known of the requests that are over.
@@ -45,27 +56,43 @@ pub(super) struct Over {
 }
 
 impl Ledger {
-    /// An empty ledger; with `keep_records` it grows with every request.
-    pub(super) fn new(goodput: Goodput, keep_records: bool) -> Self {
-        Self { goodput, keep_records, ..Self::default() }
+    /// An empty ledger.
+    pub(super) fn new(goodput: Goodput, keep: Keep) -> Self {
+        Self { sent: AtomicU64::new(0), over: Mutex::default(), goodput, keep }
     }
 
-    /// Requests sent so far.
-    pub(super) fn sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
-    }
-
-    /// The requests that are over.
-    pub(super) fn over(&self) -> MutexGuard<'_, Over> {
-        self.over.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn add(&self, record: Record) {
-        let mut over = self.over();
-        over.totals.add(&record, &self.goodput);
-        if self.keep_records {
-            over.records.push(record);
+    /// What has been done so far; `steps` is the client's count, which runs ahead.
+    pub(super) fn counts(&self, steps: u64) -> Counts {
+        let over = self.lock();
+        let totals = &over.totals;
+        Counts {
+            // Read while no request can end, so that no more are over than were sent.
+            sent: self.sent.load(Ordering::Relaxed),
+            completed: totals.completed,
+            failed: totals.failed,
+            prompt_tokens: totals.prompt_tokens,
+            output_tokens: steps.max(totals.output_tokens),
         }
+    }
+
+    /// The number of requests sent, and those that are over, which are then forgotten.
+    pub(super) fn take(&self) -> (u64, Over) {
+        (self.sent.load(Ordering::Relaxed), std::mem::take(&mut *self.lock()))
+    }
+
+    fn add(&self, mut record: Record) {
+        let mut over = self.lock();
+        over.totals.add(&record, &self.goodput);
+        match self.keep {
+            Keep::Sums => return,
+            Keep::Times => record.itls_s = Vec::new(),
+            Keep::Everything => {}
+        }
+        over.records.push(record);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Over> {
+        self.over.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -154,6 +181,9 @@ impl Driver {
     }
 }
 
+/// What is due later than in a century is not due at all; clocks can express it still.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 /// A request may start.
 #[derive(Debug)]
 struct Turn {
@@ -170,9 +200,7 @@ async fn wait_turn(
     due: Option<Duration>,
     line_moved: &mut Instant,
 ) -> Result<Turn, Error> {
-    // A due time beyond what the clock can express never comes; a day is as good as never and
-    // the wait is repeated by nobody.
-    let due = due.map(|due| start.checked_add(due).unwrap_or(start + Duration::from_secs(86_400)));
+    let due = due.map(|due| start + due.min(NEVER));
     let mut waited = match due {
         Some(due) => pacer.until(due).await.map_err(Error::Timer)?,
         None => false,

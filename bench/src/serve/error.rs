@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::run_dir::RunDirError;
+
 /// Why a run could not start or its result could not be kept.
 ///
 /// A request that fails during a run is a number in the report, never one of these.
@@ -63,6 +65,12 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// The directory of the run cannot be used.
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+    /// The run was stopped while the server was checked or warmed up.
+    #[error("stopped before the first request was measured")]
+    Stopped,
     /// The system refused a timer.
     #[error("cannot create the timer that paces requests: {0}; raise the limit of open files")]
     Timer(std::io::Error),

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::task::JoinHandle;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 use super::arrivals::Arrivals;
 use super::client::Client;
-use super::driver::{Driver, Ledger, Planned};
+use super::driver::{Driver, Keep, Ledger, Planned};
 use super::prompt::derive_seed;
 use super::report::Facts;
-use super::{Error, Goodput, Random, Rate, Report, Target, cpu};
+use super::{Error, Goodput, Random, Rate, Report, Target, process};
 
 /// Most requests at a time unless set: enough for any server that keeps up, few enough that one
 /// that does not cannot fill the memory or use up file descriptors.
@@ -66,7 +66,6 @@ pub struct LoadHandle {
     started: Instant,
     cpu_before: Duration,
     facts: Facts,
-    _stop_on_drop: DropGuard,
 }
 
 /// What a load has done so far.
@@ -100,6 +99,8 @@ impl Load {
         if config.max_concurrency == 0 {
             return Err(Error::config("--max-concurrency", "must be at least 1"));
         }
+        // What does not fit becomes failed requests that say so.
+        let _ = process::make_room_for(config.max_concurrency);
         let arrivals =
             Arrivals::new(config.rate, config.burstiness, derive_seed(config.seed, 0, 0))?;
         let samples = config.dataset.samples(config.seed)?;
@@ -109,7 +110,7 @@ impl Load {
             .map(move |(due, sample)| Planned { due: (!closed).then_some(due), sample });
 
         let client = Arc::new(Client::connect(&config.target, false).await?);
-        let ledger = Arc::new(Ledger::new(Goodput::default(), false));
+        let ledger = Arc::new(Ledger::new(Goodput::default(), Keep::Sums));
         let stop = CancellationToken::new();
         let driver = Driver {
             client: Arc::clone(&client),
@@ -131,27 +132,16 @@ impl Load {
             goodput: Goodput::default(),
         };
         let started = Instant::now();
-        let cpu_before = cpu::process_time();
+        let cpu_before = process::cpu_time();
         let task = AbortOnDrop(tokio::spawn(driver.run(started, requests)));
-        let _stop_on_drop = stop.clone().drop_guard();
-        Ok(LoadHandle { client, ledger, stop, task, started, cpu_before, facts, _stop_on_drop })
+        Ok(LoadHandle { client, ledger, stop, task, started, cpu_before, facts })
     }
 }
 
 impl LoadHandle {
     /// What the load has done so far.
     pub fn counts(&self) -> Counts {
-        let over = self.ledger.over();
-        let totals = &over.totals;
-        Counts {
-            // Read under the lock and after the requests that are over were sent, so that no
-            // more can be over than were sent.
-            sent: self.ledger.sent(),
-            completed: totals.completed,
-            failed: totals.failed,
-            prompt_tokens: totals.prompt_tokens,
-            output_tokens: self.client.steps().max(totals.output_tokens),
-        }
+        self.ledger.counts(self.client.steps())
     }
 
     /// Sends nothing more, waits for what is under way (at most the drain timeout, then it is
@@ -168,10 +158,10 @@ impl LoadHandle {
                 }
             }
         }
-        let sent = self.ledger.sent();
-        let over = std::mem::take(&mut *self.ledger.over());
-        let client_cpu = cpu::process_time().saturating_sub(self.cpu_before);
-        Ok(Report::new(self.facts, over, sent, self.started.elapsed(), client_cpu))
+        let wall = self.started.elapsed();
+        let (sent, over) = self.ledger.take();
+        let client_cpu = process::cpu_time().saturating_sub(self.cpu_before);
+        Ok(Report::new(self.facts, over, sent, wall, client_cpu))
     }
 }
 
