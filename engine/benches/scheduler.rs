@@ -1,5 +1,8 @@
 //! What a step costs, and whether a prefix lookup depends on the size of the pool.
 
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pdlab_engine::block_pool::BlockPool;
 use pdlab_engine::*;
@@ -45,16 +48,24 @@ fn decode_step(criterion: &mut Criterion) {
             engine.finish_step(step);
             engine
         };
-        let mut engine = fresh();
+        let (mut engine, mut steps) = (fresh(), 0);
         group.bench_function(BenchmarkId::from_parameter(running), |bencher| {
-            bencher.iter(|| {
-                // Every sequence is as long as every other: start over before they fill the pool.
-                if engine.stats().blocks_free < 2 * running as usize {
-                    engine = fresh();
+            bencher.iter_custom(|iterations| {
+                let mut elapsed = Duration::ZERO;
+                for _ in 0..iterations {
+                    // The sequences grow with every step: start over before they fill the pool.
+                    if steps == 1000 {
+                        (engine, steps) = (fresh(), 0);
+                    }
+                    steps += 1;
+                    let start = Instant::now();
+                    let step = engine.schedule();
+                    assert_eq!(step.computed.len() as u64, running);
+                    let events = black_box(engine.finish_step(step));
+                    drop(events);
+                    elapsed += start.elapsed();
                 }
-                let step = engine.schedule();
-                assert_eq!(step.computed.len() as u64, running);
-                engine.finish_step(step)
+                elapsed
             });
         });
     }

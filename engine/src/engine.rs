@@ -109,7 +109,8 @@ impl Engine {
                 let index = self.scheduler.requests[computed.slot].num_output_tokens() - 1;
                 events.push(Event::Token { id: computed.id, token, index });
                 if let Some(reason) = reason {
-                    events.push(Event::Finished(self.finish(computed.slot, reason, Some(token))));
+                    let finished = self.finish(computed.slot, reason, Some(token));
+                    events.push(Event::Finished(Box::new(finished)));
                     any_finished = true;
                 }
             }
@@ -145,7 +146,8 @@ impl Engine {
         scheduler.totals.external_hits -= request.remote_tokens as u64;
         request.remote_tokens = 0;
         if self.config.kv_load_failure_policy == LoadFailurePolicy::Fail {
-            return vec![Event::Finished(self.finish(slot, FinishReason::Error, None))];
+            let finished = self.finish(slot, FinishReason::Error, None);
+            return vec![Event::Finished(Box::new(finished))];
         }
         request.state = RequestState::Waiting;
         if request.num_computed > 0 {

@@ -19,8 +19,8 @@ pub enum Event {
         /// Its place in the output, from 0.
         index: usize,
     },
-    /// The end of a request.
-    Finished(Finished),
+    /// The end of a request. Boxed, because it is rare and tokens are not.
+    Finished(Box<Finished>),
 }
 
 /// How a request ended.

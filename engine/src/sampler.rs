@@ -34,11 +34,10 @@ impl Sampler {
         if eos_allowed && self.eos_one_in > 0 && for_eos.is_multiple_of(self.eos_one_in) {
             return EOS_TOKEN_ID;
         }
-        let letters = ALPHABET.iter().cycle().skip(for_letter).take(ALPHABET.len());
-        let mut letters = letters.map(|&letter| u32::from(letter));
-        letters
-            .find(|letter| !banned.contains(letter))
-            .unwrap_or_else(|| u32::from(ALPHABET[for_letter]))
+        let letter = |place: usize| u32::from(ALPHABET[place % ALPHABET.len()]);
+        let places = for_letter..for_letter + ALPHABET.len();
+        let allowed = places.map(letter).find(|letter| !banned.contains(letter));
+        allowed.unwrap_or_else(|| letter(for_letter))
     }
 }
 

@@ -1,8 +1,7 @@
 //! A driver for tests: it does what a worker does, on a memory of hashes instead of bytes, and
 //! checks after every call that nothing is lost and that every block holds what it should.
 
-// Each test file is a crate of its own and uses a part of this.
-#![allow(dead_code, reason = "shared by several test crates")]
+#![expect(clippy::unwrap_used, reason = "a driver that cannot go on fails its test")]
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,6 +15,21 @@ pub(crate) fn config(block_size: usize, num_blocks: usize) -> EngineConfig {
     let model = Model::by_name("qwen3-0.6b").unwrap();
     let geometry = KvGeometry::new(&model, 1, 1e-9, block_size, num_blocks).unwrap();
     EngineConfig::new(model, geometry)
+}
+
+/// Tokens per block in tests that do not vary it.
+pub(crate) const BLOCK: usize = 4;
+
+/// An engine with small blocks, one of them the null block.
+pub(crate) fn driver(num_blocks: usize) -> Driver {
+    Driver::new(config(BLOCK, num_blocks))
+}
+
+/// The same with other settings.
+pub(crate) fn driver_with(num_blocks: usize, change: impl FnOnce(&mut EngineConfig)) -> Driver {
+    let mut config = config(BLOCK, num_blocks);
+    change(&mut config);
+    Driver::new(config)
 }
 
 /// A request for `max_tokens` tokens, without conditions.
@@ -217,7 +231,7 @@ impl Driver {
                     if let Some(blocks) = &finished.kept_blocks {
                         self.pinned.insert(id, blocks.clone());
                     }
-                    assert!(self.finished.insert(id, finished).is_none(), "{id} ended twice");
+                    assert!(self.finished.insert(id, *finished).is_none(), "{id} ended twice");
                 }
             }
         }

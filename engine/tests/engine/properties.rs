@@ -1,13 +1,12 @@
 //! What holds under any order of calls, on pools so small that everything happens.
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use common::{Driver, config, request};
 use pdlab_engine::*;
 use proptest::prelude::*;
+
+use crate::driver::{Driver, config, request};
 
 const LEASE: Duration = Duration::from_secs(30);
 
