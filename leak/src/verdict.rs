@@ -1,4 +1,4 @@
-//! Leak, clean or inconclusive: the rules, and what would decide a doubtful case.
+#![doc = include_str!("../STATISTICS.md")]
 
 use std::fmt;
 
@@ -117,39 +117,39 @@ pub fn judge(series: &Series, criteria: &Criteria, seed: u64) -> Judgement {
 /// percent between halves, a pool that fills up (exponentially, in the time of the run) by a quarter and more.
 const SLOWER: f64 = 0.9;
 
+/// How many times the noise a leak must have grown by.
+const NOISES: f64 = 2.0;
+
+/// The rules, in the order in which `STATISTICS.md` gives them and their reasons.
 fn decide(e: &Estimate, criteria: &Criteria) -> Verdict {
     let margin = criteria.margin_bytes_per_unit;
-    let starting = e.tail.low > margin;
-    if e.slope.within(margin) && !starting {
-        return Verdict::Clean;
+    let starts = e.tail.low > margin;
+    match e.steps {
+        Some(steps) if steps.bytes > margin * e.units => return doubt(Doubt::Stepwise, 2.0),
+        Some(_) if !starts => return Verdict::Clean,
+        _ => {}
     }
-    if let Some(steps) = e.steps {
-        let flat_since = steps.since.is_some_and(|slope| slope.within(margin));
-        return if flat_since { Verdict::Clean } else { doubt(Doubt::Stepwise, 2.0) };
-    }
-    if e.tail.within(margin) {
+    if (e.slope.within(margin) && !starts) || e.tail.within(margin) {
         return Verdict::Clean;
     }
     if e.slope.high < -margin {
         return doubt(Doubt::Falling, 2.0);
     }
-    let grows = e.slope.low > 0.0 && e.slope.value > margin;
+    let growth = e.growth_bytes();
+    let grows = e.slope.low > 0.0 && e.slope.value > margin && growth > NOISES * e.noise_bytes;
     if !grows {
         return doubt(Doubt::Noisy, work_for(e, margin));
     }
-    if e.growth_bytes() < criteria.min_growth_bytes {
-        return doubt(
-            Doubt::Small,
-            (1.5 * criteria.min_growth_bytes / e.growth_bytes()).clamp(1.5, 10.0),
-        );
+    if growth < criteria.min_growth_bytes {
+        return doubt(Doubt::Small, (1.5 * criteria.min_growth_bytes / growth).clamp(1.5, 10.0));
     }
-    if e.tail.high < SLOWER * e.head.low {
+    let slows_down = e.tail.high < SLOWER * e.head.low;
+    let still_warms_up = e.warmup.at_limit && e.tail.value < SLOWER * e.head.value;
+    if slows_down || still_warms_up {
         return doubt(Doubt::Slowing, 2.0);
     }
-    if e.tail.low <= 0.0 || e.tail.value < e.slope.value / 2.0 {
-        return doubt(Doubt::Noisy, work_for(e, margin));
-    }
-    Verdict::Leak
+    let goes_on = e.tail.value >= e.slope.value / 2.0 && e.tail.low > -e.tail.value;
+    if goes_on { Verdict::Leak } else { doubt(Doubt::Noisy, work_for(e, margin)) }
 }
 
 fn doubt(why: Doubt, more_work_factor: f64) -> Verdict {
@@ -163,3 +163,6 @@ fn work_for(e: &Estimate, margin: f64) -> f64 {
     let target = margin.max(e.slope.value.abs()) / 2.0;
     (reach / target).powf(2.0 / 3.0).clamp(1.5, 10.0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,8 +17,6 @@ const RESAMPLES: usize = 400;
 pub(super) struct Fit {
     pub(super) slope: Slope,
     pub(super) noise_bytes: f64,
-    /// Sum of the squared residuals of the bins.
-    pub(super) squares: f64,
 }
 
 /// Fits `points`; `None` if no work lies between them.
@@ -48,7 +46,7 @@ pub(super) fn fit(points: &[Point], seed: u64) -> Option<Fit> {
         })
         .collect();
     errors.sort_unstable_by(f64::total_cmp);
-    let reach = small_sample_factor(n, block);
+    let reach = small_sample_factor(n, block) * long_memory_factor(&residuals, block);
     let tail = RESAMPLES / 40;
     Some(Fit {
         slope: Slope {
@@ -57,7 +55,6 @@ pub(super) fn fit(points: &[Point], seed: u64) -> Option<Fit> {
             high: value + errors[RESAMPLES - tail].max(0.0) * reach,
         },
         noise_bytes: spread(&residuals),
-        squares: residuals.iter().map(|r| r * r).sum(),
     })
 }
 
@@ -77,18 +74,39 @@ fn spread(residuals: &[f64]) -> f64 {
     1.4826 * median(&mut sorted)
 }
 
-/// Twice the lag at which the residuals' autocorrelation drowns in noise, at least the cube root of their number (the
-/// usual order for blocks) and at most a quarter of it.
+/// Twice the lag at which the residuals' autocorrelation drowns in noise, at least a fifth of their number (which
+/// simulation shows to be needed where fast and slow noise mix and the autocorrelation hides the slow part) and at most
+/// a quarter.
 fn block_length(residuals: &[f64]) -> usize {
     let n = residuals.len();
     let at =
         |lag: usize| -> f64 { residuals.iter().zip(&residuals[lag..]).map(|(a, b)| a * b).sum() };
     let longest = (n / 4).max(1);
-    let power = at(0);
-    let drowned = 2.0 / (n as f64).sqrt() * power;
+    let drowned = 2.0 / (n as f64).sqrt() * at(0);
     let memory = (1..longest).find(|&lag| at(lag) <= drowned).unwrap_or(longest);
-    let usual = (n as f64).cbrt().ceil() as usize;
-    (2 * memory).max(usual).min(longest)
+    (2 * memory).max(n / 5).clamp(1, longest)
+}
+
+/// What blocks of this length miss of the residuals' memory, as a factor on the interval.
+///
+/// Blocks cut dependence at their ends, and the line has taken the slowest wanderings out of the residuals with it: on
+/// short runs both make the interval too narrow. Take the residuals for an autoregression of first order. The
+/// correlation of neighbours, corrected for the bias that a fitted line gives it (F. H. C. Marriott and J. A. Pope
+/// 1954), says by how much the slope's variance exceeds that of independent noise; the correlation as measured says how
+/// much of that blocks can show. The factor is the square root of the ratio.
+fn long_memory_factor(residuals: &[f64], block: usize) -> f64 {
+    let n = residuals.len() as f64;
+    let power: f64 = residuals.iter().map(|r| r * r).sum();
+    let neighbours: f64 = residuals.windows(2).map(|pair| pair[0] * pair[1]).sum();
+    if neighbours <= 0.0 {
+        return 1.0;
+    }
+    let seen = neighbours / power;
+    let real = ((seen + 2.0 / n) / (1.0 - 4.0 / n)).clamp(0.0, 0.9);
+    let due = (1.0 + real) / (1.0 - real);
+    let weight = |lag: usize| (1.0 - lag as f64 / block as f64) * seen.powi(lag as i32);
+    let shown = 1.0 + 2.0 * (1..block).map(weight).sum::<f64>();
+    (due / shown).max(1.0).sqrt()
 }
 
 /// A few blocks tell less about the spread than many: widen by Student's t over the normal quantile, with as many

@@ -3,18 +3,16 @@
 //! Pure: a series of (work, bytes) goes in, an [`Estimate`] comes out; the same series and seed give the same numbers.
 //! The steps, each in a file of its own:
 //!
-//! 1. **Warm-up is found** ([`warmup`]): the start is cut off where that makes the slope of the rest surer, and at
-//!    most half of the series goes.
-//! 2. **The slope is robust** ([`slope`]): Theil-Sen, the median of the slopes of all pairs of points. A burst that
-//!    lasts less than a quarter of the run moves it little, where a least-squares line would follow.
-//! 3. **The interval is a bootstrap over blocks** ([`bootstrap`]): memory readings next to each other are alike, so
-//!    runs of neighbouring residuals are drawn, not single ones.
-//! 4. **Head and tail are fitted alone**, and **a staircase of at most three steps** ([`stairs`]) is fitted against
-//!    the line: a pool that fills up slows down or stops, a leak does neither.
+//! 1. **Bins** of neighbouring readings, at most [`MAX_BINS`], each represented by its lower quartiles.
+//! 2. **Warm-up is found** (`warmup`): the start is cut off where that makes the slope of the rest surer, and at most
+//!    half of the series goes.
+//! 3. **The slope is robust** (`slope`): Theil-Sen, the median of the slopes of all pairs of bins.
+//! 4. **The interval is a bootstrap over blocks** (`bootstrap`): memory readings next to each other are alike, so runs
+//!    of neighbouring residuals are drawn, not single ones.
+//! 5. **Head and tail are fitted alone**, and **a staircase of at most three steps** (`stairs`) against the line: a pool
+//!    that fills up slows down or stops, a leak does neither.
 //!
-//! Points are averaged into at most [`MAX_BINS`] bins first. That bounds the cost, which is quadratic, for runs of any
-//! length, and averages away what is faster than a bin; a growth in steps (a pool's chunks) stays unbiased, because a
-//! bin's mean work and mean bytes lie on the same line.
+//! The reasons, and what simulation says of the result, are with the rules that use it: [`crate::verdict`].
 
 mod bootstrap;
 mod slope;
@@ -24,8 +22,9 @@ mod warmup;
 use crate::sample::{Gauge, Sample};
 use crate::work::Unit;
 
-/// Bins that a fit works on. 64 bins make 2,016 pairs, a fraction of a millisecond for one Theil-Sen slope.
-pub const MAX_BINS: usize = 64;
+/// Bins that a fit works on. Few enough that the residuals of neighbouring bins are nearly independent in a run of a
+/// minute and that the 496 pairs cost microseconds; many enough that a slope loses nothing by them.
+pub const MAX_BINS: usize = 32;
 
 /// Samples below which no estimate is made: half may go as warm-up, and each half of the rest needs a handful.
 pub const MIN_SAMPLES: usize = 24;
@@ -102,6 +101,8 @@ pub struct Warmup {
     pub seconds: f64,
     /// Bytes gained in them; negative if memory was given back.
     pub bytes: f64,
+    /// Whether the cut went as far as it may: the warm-up could well last longer.
+    pub at_limit: bool,
 }
 
 /// What a series says about growth.
@@ -132,8 +133,8 @@ pub struct Estimate {
 pub struct Steps {
     /// How many, 1 to 3.
     pub count: usize,
-    /// Slope since the last step, if that is at least a third of the series.
-    pub since: Option<Slope>,
+    /// From the lowest level to the highest, in bytes.
+    pub bytes: f64,
 }
 
 impl Estimate {
@@ -197,13 +198,7 @@ pub fn estimate(series: &Series, seed: u64) -> Result<Estimate, TooFew> {
     let whole = fit(kept, 0).ok_or(TooFew::NoWork)?;
     let head = fit(head, 1).ok_or(TooFew::NoWork)?;
     let tail = fit(tail, 2).ok_or(TooFew::NoWork)?;
-    let steps = stairs::find(kept, &whole).map(|stairs| Steps {
-        count: stairs.count,
-        since: (kept.len() - stairs.last >= kept.len().div_ceil(3))
-            .then(|| fit(&kept[stairs.last..], 3))
-            .flatten()
-            .map(|fit| fit.slope),
-    });
+    let steps = stairs::find(kept, whole.slope.value);
     let (first, start, end) = (&points[0], &kept[0], &kept[kept.len() - 1]);
     Ok(Estimate {
         slope: whole.slope,
@@ -215,6 +210,7 @@ pub fn estimate(series: &Series, seed: u64) -> Result<Estimate, TooFew> {
             units: start.work - first.work,
             seconds: start.t_s - first.t_s,
             bytes: start.bytes - first.bytes,
+            at_limit: cut >= points.len() / 2,
         },
         samples: kept.len(),
         units: end.work - start.work,
@@ -223,21 +219,25 @@ pub fn estimate(series: &Series, seed: u64) -> Result<Estimate, TooFew> {
     })
 }
 
-/// Means of runs of neighbouring points, at most [`MAX_BINS`] of them. Every point lies in one bin.
+/// Runs of neighbouring points, at most [`MAX_BINS`], each as the lower quartile of its work and of its bytes.
+///
+/// Noise in memory readings is one-sided: a buffer that is in use just now adds to them, and nothing takes away. A leak
+/// raises the floor. The same quantile of both coordinates keeps a line a line, however unevenly work was done.
 fn bins(points: &[Point]) -> Vec<(f64, f64)> {
     let count = points.len().min(MAX_BINS);
     let edge = |i: usize| i * points.len() / count;
+    let quartile = |bin: &[Point], value: fn(&Point) -> f64| {
+        let mut values: Vec<f64> = bin.iter().map(value).collect();
+        let (_, quartile, _) = values.select_nth_unstable_by((bin.len() - 1) / 4, f64::total_cmp);
+        *quartile
+    };
     (0..count)
-        .map(|i| {
-            let bin = &points[edge(i)..edge(i + 1)];
-            let mean =
-                |value: fn(&Point) -> f64| bin.iter().map(value).sum::<f64>() / bin.len() as f64;
-            (mean(|p| p.work), mean(|p| p.bytes))
-        })
+        .map(|i| &points[edge(i)..edge(i + 1)])
+        .map(|bin| (quartile(bin, |p| p.work), quartile(bin, |p| p.bytes)))
         .collect()
 }
 
 #[cfg(test)]
-mod simulate;
+pub(crate) mod simulate;
 #[cfg(test)]
 mod tests;

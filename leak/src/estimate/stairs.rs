@@ -6,28 +6,21 @@
 //! explains the readings clearly better than the line does, the growth is stepwise. A leak whose chunks are small
 //! against the run makes a hundred steps, and three cannot follow it.
 
-use super::bootstrap::Fit;
-use super::{Point, bins};
+use super::{Point, Steps, bins};
 
 /// Steps that count as "a few".
 const MAX_STEPS: usize = 3;
 
-/// The staircase must leave less than this share of the line's squared residuals. It has up to five parameters more,
-/// and picks them from all positions: in noise alone it leaves about 0.8.
-const CLEARLY: f64 = 0.7;
+/// The staircase must leave less than this share of the line's squared residuals. It has up to five parameters more
+/// than the line and picks its steps from all positions: in noise alone it leaves two thirds to three quarters.
+const CLEARLY: f64 = 0.5;
 
-/// A staircase that fits better than the line.
-pub(super) struct Stairs {
-    /// Steps, 1 to [`MAX_STEPS`].
-    pub(super) count: usize,
-    /// Index of the first point after the last step.
-    pub(super) last: usize,
-}
-
-/// The best staircase over `points`, if it is clearly better than `line`.
-pub(super) fn find(points: &[Point], line: &Fit) -> Option<Stairs> {
-    let bytes: Vec<f64> = bins(points).iter().map(|bin| bin.1).collect();
+/// The best staircase over `points`, if it only rises and is clearly better than a line of `slope`.
+pub(super) fn find(points: &[Point], slope: f64) -> Option<Steps> {
+    let (work, bytes): (Vec<f64>, Vec<f64>) = bins(points).into_iter().unzip();
     let n = bytes.len();
+    let rest: Vec<f64> = work.iter().zip(&bytes).map(|(x, y)| y - slope * x).collect();
+    let line_squares = Cost::of(&rest).of_level(0, n);
     let cost = Cost::of(&bytes);
     // best[k][j]: least squares of bytes[..j] with k steps, and where the last level starts.
     let mut best: Vec<Vec<(f64, usize)>> =
@@ -42,9 +35,18 @@ pub(super) fn find(points: &[Point], line: &Fit) -> Option<Stairs> {
         let row = (0..=n).map(level_from).collect();
         best.push(row);
     }
-    // The fewest steps that are clearly better.
-    let found = (1..=MAX_STEPS).find(|&steps| best[steps][n].0 < CLEARLY * line.squares)?;
-    Some(Stairs { count: found, last: (best[found][n].1 * points.len()).div_ceil(n) })
+    // The fewest steps that are clearly better; more would cut the same growth finer.
+    let count = (1..=MAX_STEPS).find(|&steps| best[steps][n].0 < CLEARLY * line_squares)?;
+    let mut levels = Vec::with_capacity(count + 1);
+    let mut end = n;
+    for steps in (0..=count).rev() {
+        let start = best[steps][end].1;
+        levels.push(bytes[start..end].iter().sum::<f64>() / (end - start) as f64);
+        end = start;
+    }
+    // Last level first. A burst is a step up and one down, and no growth.
+    let rises = levels.windows(2).all(|pair| pair[0] > pair[1]);
+    rises.then(|| Steps { count, bytes: levels[0] - levels[count] })
 }
 
 /// Sum of squared deviations from the mean of any stretch, in constant time.

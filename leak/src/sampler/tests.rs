@@ -1,3 +1,4 @@
+use std::io::Write;
 use std::process::{Child, Command, Stdio};
 
 use super::*;
@@ -13,8 +14,14 @@ impl Drop for Reaped {
     }
 }
 
-fn sleeper() -> Reaped {
-    Reaped(Command::new("sleep").arg("60").stdout(Stdio::null()).spawn().unwrap())
+/// A process that is up (it has echoed a line) and now waits, for ever.
+fn idle() -> Reaped {
+    let mut child =
+        Reaped(Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
+    child.0.stdin.as_mut().unwrap().write_all(b"up\n").unwrap();
+    let mut echo = [0; 3];
+    child.0.stdout.as_mut().unwrap().read_exact(&mut echo).unwrap();
+    child
 }
 
 #[test]
@@ -32,9 +39,9 @@ fn our_own_memory_is_read_and_grows_by_what_is_touched() {
 
 #[test]
 fn a_layout_names_the_pool_and_adds_up_to_the_rss() {
-    let child = sleeper();
+    let child = idle();
     let watched = Watched::open(child.0.id()).unwrap();
-    // A process that sleeps does not change between two readings, once it has got there.
+    // The echo is written; soon nothing changes any more.
     let mut stable = (watched.read().unwrap(), watched.layout(None).unwrap());
     for _ in 0..100 {
         let again = (watched.read().unwrap(), watched.layout(None).unwrap());
@@ -44,7 +51,7 @@ fn a_layout_names_the_pool_and_adds_up_to_the_rss() {
         stable = again;
     }
     assert_eq!(stable.1.total_bytes(), stable.0.rss_bytes);
-    assert!(stable.1.bytes(Class::Files) > 0 && stable.1.bytes(Class::Stacks) > 0);
+    assert!(stable.1.bytes(Class::Files) > 0 && stable.1.bytes(Class::Stacks) > 0, "{stable:?}");
 }
 
 #[test]
@@ -72,7 +79,7 @@ fn a_process_that_never_was_is_gone() {
 
 #[test]
 fn a_process_that_ends_is_gone_as_zombie_and_after() {
-    let mut child = sleeper();
+    let mut child = idle();
     let watched = Watched::open(child.0.id()).unwrap();
     child.0.kill().unwrap();
     // It becomes a zombie soon, and stays one until it is waited for.
