@@ -10,16 +10,19 @@
 //! - [`estimate`]: from readings to a slope with its interval. [`verdict`]: from there to leak, clean or inconclusive.
 //!   Start here: [`verdict::judge`].
 //! - [`scenario`]: what to run and what must come out, as strict TOML. [`result`]: `result.json`.
+//! - [`signature`]: known bugs by the growth they cause, from `signatures.toml`. [`explain`]: all of it in words.
 //! - [`version`]: UCX versions and ranges of them.
 
 pub mod csv;
 pub mod estimate;
+pub mod explain;
 pub mod layout;
 pub mod ledger;
 pub mod result;
 pub mod sample;
 pub mod sampler;
 pub mod scenario;
+pub mod signature;
 pub mod smaps;
 pub mod verdict;
 pub mod version;

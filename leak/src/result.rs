@@ -97,3 +97,103 @@ pub struct MitigationResult {
     /// What the cure costs or risks in words, from the scenario.
     pub cost_note: Option<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn result() -> ReproResult {
+        ReproResult {
+            scenario: "ucx-rcache-invq".into(),
+            verdict: VerdictKind::Leak,
+            doubt: None,
+            expected: Some(VerdictKind::Leak),
+            matched: true,
+            ucx_version: Some("1.19.0".into()),
+            transport: Transport::Ucx,
+            settings: BTreeMap::from([("UCX_TLS".into(), "tcp".into())]),
+            role: Role::Decode,
+            unit: Unit::Unmap,
+            slope_bytes_per_unit: Some(144.0),
+            ci_low: Some(143.9),
+            ci_high: Some(144.1),
+            slope_mb_per_min: Some(350.0),
+            hours_to_limit: Some(3.2),
+            memory_limit_bytes: 64 << 30,
+            rss_growth_bytes: 36_000_000,
+            explained_ratio: Some(0.98),
+            owners: vec![Owner { name: "heap".into(), bytes: -4096, share: 0.0, stack: None }],
+            signature: Some(SignatureRef {
+                id: "vllm#24264".into(),
+                url: "https://github.com/vllm-project/vllm/issues/24264".into(),
+            }),
+            quiet_growth_ratio: Some(0.001),
+            work: Work { unmaps: 250_000, ..Work::default() },
+            warmup_units: Some(0.0),
+            samples: 120,
+            duration_s: 6.0,
+            seed: 1,
+            mitigations: vec![MitigationResult {
+                setting: "UCX_MEM_MMAP_HOOK_MODE=none".into(),
+                verdict: VerdictKind::Clean,
+                matched: true,
+                slope_bytes_per_unit: Some(0.1),
+                ci_low: Some(-1.0),
+                ci_high: Some(1.0),
+                cost_ratio: None,
+                cost_note: None,
+            }],
+        }
+    }
+
+    #[test]
+    fn the_names_that_scripts_rely_on_are_there() {
+        let json = serde_json::to_value(result()).unwrap();
+        let fixed = [
+            "scenario",
+            "verdict",
+            "expected",
+            "matched",
+            "ucx_version",
+            "transport",
+            "settings",
+            "role",
+            "unit",
+            "slope_bytes_per_unit",
+            "ci_low",
+            "ci_high",
+            "slope_mb_per_min",
+            "rss_growth_bytes",
+            "explained_ratio",
+            "owners",
+            "signature",
+            "work",
+            "duration_s",
+            "mitigations",
+        ];
+        for name in fixed {
+            assert!(json.get(name).is_some(), "{name}");
+        }
+        for name in
+            ["unmaps", "requests", "transfers", "kv_bytes", "blocks_verified", "corrupt_blocks"]
+        {
+            assert!(json["work"].get(name).is_some(), "work.{name}");
+        }
+        for name in ["name", "bytes", "share", "stack"] {
+            assert!(json["owners"][0].get(name).is_some(), "owners.{name}");
+        }
+        for name in ["setting", "slope_bytes_per_unit", "cost_ratio"] {
+            assert!(json["mitigations"][0].get(name).is_some(), "mitigations.{name}");
+        }
+        assert_eq!(json["verdict"], "leak");
+        assert_eq!(json["unit"], "unmap");
+        assert_eq!(json["transport"], "ucx");
+        assert_eq!(json["signature"]["id"], "vllm#24264");
+    }
+
+    #[test]
+    fn a_result_is_read_as_it_was_written() {
+        let text = serde_json::to_string(&result()).unwrap();
+        assert_eq!(serde_json::from_str::<ReproResult>(&text).unwrap(), result());
+    }
+}

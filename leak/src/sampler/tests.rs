@@ -1,5 +1,6 @@
 use std::io::Write;
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 
 use super::*;
 use crate::layout::Class;
@@ -24,8 +25,12 @@ fn idle() -> Reaped {
     child
 }
 
+/// Held by tests that change this process's own memory by much.
+static OWN_MEMORY: Mutex<()> = Mutex::new(());
+
 #[test]
 fn our_own_memory_is_read_and_grows_by_what_is_touched() {
+    let _alone = OWN_MEMORY.lock().unwrap();
     let own = Watched::open(std::process::id()).unwrap();
     let before = own.read().unwrap();
     let touched = vec![1u8; 32 << 20];
@@ -56,6 +61,7 @@ fn a_layout_names_the_pool_and_adds_up_to_the_rss() {
 
 #[test]
 fn the_pool_is_cut_out_of_a_larger_mapping_by_the_page_table() {
+    let _alone = OWN_MEMORY.lock().unwrap();
     // A mapping of its own, of which the first half is touched; the "pool" is the middle half.
     let mib = 1usize << 20;
     let mut memory: Vec<u8> = Vec::with_capacity(64 * mib);

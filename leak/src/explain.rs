@@ -1,0 +1,228 @@
+//! Verdicts in words: plain text, no colours, one sentence or a few per function.
+
+use crate::estimate::{Estimate, TooFew};
+use crate::result::{MitigationResult, ReproResult};
+use crate::scenario::{Expectation, Transport};
+use crate::signature::Signature;
+use crate::verdict::{Doubt, Judgement, Verdict, VerdictKind};
+use crate::work::Unit;
+
+/// The verdict in one sentence: `LEAK. 144.0 B per unmap (95 % CI 143.9 to 144.1) over 243,000 unmaps.`
+pub fn verdict(judgement: &Judgement, unit: Unit) -> String {
+    let word = match judgement.verdict.kind() {
+        VerdictKind::Leak => "LEAK.",
+        VerdictKind::Clean => "CLEAN.",
+        VerdictKind::Inconclusive => "INCONCLUSIVE.",
+    };
+    match &judgement.estimate {
+        Some(estimate) => format!("{word} {}", slope(estimate, unit)),
+        None => word.to_string(),
+    }
+}
+
+/// Why a verdict is inconclusive and what would decide it; `None` for the others.
+pub fn doubt(judgement: &Judgement, unit: Unit) -> Option<String> {
+    let Verdict::Inconclusive { why, more_work_factor } = judgement.verdict else { return None };
+    let reason = match why {
+        Doubt::TooFew(few @ TooFew::NoWork) => return Some(sentence(&few.to_string())),
+        Doubt::TooFew(few) => return Some(sentence(&few.to_string())),
+        Doubt::Noisy => "memory varies too much to tell growth from none",
+        Doubt::Slowing => {
+            "memory grows, but more slowly at the end than at the start: a pool may be filling up"
+        }
+        Doubt::Stepwise => {
+            "memory grew in a few steps and was flat between them: they may be the last"
+        }
+        Doubt::Small => "memory grew by less than 256 KiB, which proves nothing",
+        Doubt::Falling => "memory fell: something is still giving it back, and may hide a leak",
+    };
+    let advice = match &judgement.estimate {
+        Some(estimate) => {
+            let units = (estimate.warmup.units + estimate.units) * more_work_factor;
+            format!("measuring {} in all should decide it", amount(units, unit))
+        }
+        None => format!("{more_work_factor:.1} times as much work should decide it"),
+    };
+    Some(sentence(&format!("{reason}; {advice}")))
+}
+
+/// What the slope means for an operator: `At the rate seen (41,000 unmaps/s): 354 MB/min; a 64 GiB limit is reached in
+/// 3.2 hours.`
+pub fn consequence(estimate: &Estimate, unit: Unit, now_bytes: u64, limit_bytes: u64) -> String {
+    let rate = match unit {
+        Unit::Second => String::new(),
+        _ => format!(" ({} {}s/s)", grouped(estimate.units_per_s()), unit),
+    };
+    let growth = format!("At the rate seen{rate}: {} MB/min", significant(estimate.mb_per_min()));
+    match estimate.hours_to(limit_bytes, now_bytes) {
+        Some(hours) => {
+            format!("{growth}; a {} limit is reached in {}.", size(limit_bytes), duration(hours))
+        }
+        None => format!("{growth}; no limit is ever reached."),
+    }
+}
+
+/// What was left out as warm-up, or that nothing was.
+pub fn warmup(estimate: &Estimate, unit: Unit) -> String {
+    let cut = &estimate.warmup;
+    if cut.samples == 0 {
+        return "No warm-up found.".to_string();
+    }
+    let growth = if cut.bytes < 0.0 { "fell by" } else { "grew by" };
+    format!(
+        "Warm-up found and left out: {} in {:.1} s, while memory {growth} {:.1} MB.",
+        amount(cut.units, unit),
+        cut.seconds,
+        cut.bytes.abs() / 1e6
+    )
+}
+
+/// The bug it looks like, with its cures.
+pub fn signature(signature: &Signature) -> String {
+    let mut text = format!(
+        "Known: {}. {} ({}). {}",
+        signature.id,
+        sentence(&signature.title),
+        signature.url,
+        signature.fix
+    );
+    for cure in &signature.cures {
+        text += &format!("\n  cure: {}  {}", cure.setting(), cure.cost);
+    }
+    text
+}
+
+/// Whether a run came out as expected, and if not, what was due.
+pub fn expectation(expected: Option<&Expectation>, matched: bool, unit: Unit) -> String {
+    let Some(expected) = expected else {
+        return "The scenario foresees nothing for this UCX, transport and churn; add an [[expect]] to it.".to_string();
+    };
+    let due = format!(
+        "{}, {} to {} B per {unit}",
+        expected.verdict, expected.slope_min, expected.slope_max
+    );
+    let mitigation =
+        expected.mitigation.as_ref().map_or(String::new(), |name| format!(" (mitigation {name})"));
+    let note = expected.note.as_ref().map_or(String::new(), |note| format!(" {note}"));
+    let outcome = if matched { "As expected" } else { "NOT as expected, which is" };
+    format!("{outcome}: {due}{mitigation}.{note}")
+}
+
+/// How much the roles without churn grew, beside the judged one: where the leak is *not*.
+pub fn quiet(growth_ratio: f64) -> String {
+    if growth_ratio <= 0.0 {
+        return "The roles without churn did not grow.".to_string();
+    }
+    format!("The roles without churn grew by {:.2} % of that.", growth_ratio * 100.0)
+}
+
+/// What a transport cannot show, or `None` if it can show all.
+pub fn blind_spot(transport: Transport) -> Option<&'static str> {
+    match transport {
+        Transport::Tcp => Some(
+            "The tcp transport runs without UCX: it cannot show UCX's leaks. Use --transport ucx.",
+        ),
+        Transport::Verbs => Some(
+            "The verbs transport runs without UCX: it cannot show UCX's leaks. Use --transport ucx.",
+        ),
+        Transport::Ucx | Transport::Auto => None,
+    }
+}
+
+/// One line per mitigation: setting, slope, cost.
+pub fn mitigation(result: &MitigationResult, unit: Unit) -> String {
+    let slope = match (result.slope_bytes_per_unit, result.ci_low, result.ci_high) {
+        (Some(value), Some(low), Some(high)) => {
+            format!("{} B per {unit} ({} to {})", fixed(value), fixed(low), fixed(high))
+        }
+        _ => "no slope".to_string(),
+    };
+    let cost =
+        result.cost_ratio.map_or(String::new(), |ratio| format!(", {ratio:.2}x CPU per {unit}"));
+    let surprise = if result.matched { "" } else { ", NOT as expected" };
+    format!("{}: {}, {slope}{cost}{surprise}", result.setting, result.verdict)
+}
+
+/// What the KV path did meanwhile: proof that the run was no idle one.
+pub fn traffic(result: &ReproResult) -> String {
+    let work = &result.work;
+    format!(
+        "Meanwhile {} requests, {} KV transfers, {:.1} MB of KV, {} blocks verified, {} corrupt.",
+        grouped(work.requests as f64),
+        grouped(work.transfers as f64),
+        work.kv_bytes as f64 / 1e6,
+        grouped(work.blocks_verified as f64),
+        work.corrupt_blocks
+    )
+}
+
+fn slope(estimate: &Estimate, unit: Unit) -> String {
+    let slope = &estimate.slope;
+    let (value, low, high) = (fixed(slope.value), fixed(slope.low), fixed(slope.high));
+    format!("{value} B per {unit} (95 % CI {low} to {high}) over {}.", amount(estimate.units, unit))
+}
+
+/// One decimal where it says something, none for large numbers, and no "-0.0".
+fn fixed(value: f64) -> String {
+    let text = if value.abs() >= 10_000.0 { format!("{value:.0}") } else { format!("{value:.1}") };
+    if text == "-0.0" { "0.0".to_string() } else { text }
+}
+
+fn significant(value: f64) -> String {
+    match value.abs() {
+        large if large >= 100.0 => format!("{value:.0}"),
+        medium if medium >= 0.1 => format!("{value:.1}"),
+        small if small >= 0.0005 => format!("{value:.3}"),
+        _ => "0.0".to_string(),
+    }
+}
+
+/// `243,000 unmaps`, `60 seconds`, `1 request`.
+fn amount(units: f64, unit: Unit) -> String {
+    let plural = if units.round() == 1.0 { "" } else { "s" };
+    format!("{} {unit}{plural}", grouped(units))
+}
+
+/// A whole number with commas between thousands.
+fn grouped(value: f64) -> String {
+    let digits = format!("{:.0}", value.abs());
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    if value.round() < 0.0 { format!("-{text}") } else { text }
+}
+
+/// Binary units, as memory limits are given.
+fn size(bytes: u64) -> String {
+    let (unit, name) = match bytes {
+        0..0x10_0000 => (1u64 << 10, "KiB"),
+        0x10_0000..0x4000_0000 => (1 << 20, "MiB"),
+        _ => (1 << 30, "GiB"),
+    };
+    let value = bytes as f64 / unit as f64;
+    if value.fract() == 0.0 { format!("{value:.0} {name}") } else { format!("{value:.1} {name}") }
+}
+
+fn duration(hours: f64) -> String {
+    match hours {
+        _ if hours < 1.0 => format!("{:.0} minutes", (hours * 60.0).ceil()),
+        _ if hours < 72.0 => format!("{hours:.1} hours"),
+        _ if hours < 24.0 * 730.0 => format!("{:.0} days", hours / 24.0),
+        _ => "years".to_string(),
+    }
+}
+
+/// A capital at the start and a full stop at the end.
+fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|c| c.to_uppercase().to_string()).unwrap_or_default();
+    let end = if text.ends_with(['.', '?', '!']) { "" } else { "." };
+    format!("{first}{}{end}", letters.as_str())
+}
+
+#[cfg(test)]
+mod tests;
