@@ -24,6 +24,8 @@ use crate::metadata::Metadata;
 use crate::notifications::{Notification, Notifications};
 use crate::region::{ExclusiveClaim, RegionCore};
 use crate::tcp;
+#[cfg(feature = "ucx")]
+use crate::ucx;
 
 /// What the methods of a backend return: boxed, so that backends can be chosen at run time.
 pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -249,14 +251,27 @@ async fn open_one(
     }
 }
 
+#[cfg(feature = "ucx")]
+async fn open_ucx(config: &AgentConfig, shared: &Arc<Shared>) -> Result<Arc<dyn Backend>, Error> {
+    ucx::open(config, Arc::clone(shared)).await
+}
+
+#[cfg(feature = "ucx")]
+fn probe_ucx(build: Option<&UcxBuild>) -> Probe {
+    ucx::probe(build)
+}
+
+#[cfg(not(feature = "ucx"))]
 async fn open_ucx(_config: &AgentConfig, _shared: &Arc<Shared>) -> Result<Arc<dyn Backend>, Error> {
     Err(Error::Unsupported { reason: UCX_NOT_BUILT.to_owned() })
 }
 
-fn probe_ucx(_ucx: Option<&UcxBuild>) -> Probe {
+#[cfg(not(feature = "ucx"))]
+fn probe_ucx(_build: Option<&UcxBuild>) -> Probe {
     Probe { backend: BackendKind::Ucx, usable: false, detail: UCX_NOT_BUILT.to_owned() }
 }
 
+#[cfg(not(feature = "ucx"))]
 const UCX_NOT_BUILT: &str =
     "this program was built without UCX; build it with `cargo build --features ucx`";
 

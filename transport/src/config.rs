@@ -1,5 +1,6 @@
 //! What an agent is opened with: backend, address, UCX build, limits.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -114,6 +115,10 @@ pub struct AgentConfig {
     pub listen: IpAddr,
     /// The UCX build to open. Default: none, which makes UCX unusable.
     pub ucx: Option<UcxBuild>,
+    /// The `UCX_*` variables of the process's environment, by name. UCX reads them itself; they
+    /// are here so that this crate's own defaults leave alone what the user has set. Default:
+    /// none.
+    pub ucx_variables: BTreeMap<String, String>,
     /// Bounds. The defaults suit one engine with a handful of peers.
     pub limits: Limits,
 }
@@ -127,6 +132,7 @@ impl AgentConfig {
             choice: BackendChoice::Auto,
             listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
             ucx: None,
+            ucx_variables: BTreeMap::new(),
             limits: Limits::default(),
         }
     }

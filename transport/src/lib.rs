@@ -46,6 +46,8 @@ mod notifications;
 mod peer;
 mod region;
 mod tcp;
+#[cfg(feature = "ucx")]
+mod ucx;
 
 pub use agent::Agent;
 pub use backend::{Probe, probe};

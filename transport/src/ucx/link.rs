@@ -1,0 +1,391 @@
+//! One link as the progress thread sees it: greets, reads, notifies, and lets go.
+//!
+//! A link is `Greeting` until its peer has answered, `Open` until it is aborted, and `Closing`
+//! until nothing of it is outstanding; then the progress thread drops it. `Leaving` is an open
+//! link that waits for the peer to confirm its notifications before it is aborted.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::context::Registration;
+use super::endpoint::{Endpoint, RemoteKey};
+use super::events::Tag;
+use super::ffi::{Posted, Status};
+use super::flow::{Ended, Flow, JobId};
+use super::handle::LinkState;
+use super::wire::{self, Greeting};
+use super::worker::Worker;
+use crate::backend::{Shared, Transfer};
+use crate::counters::Held;
+use crate::error::Error;
+use crate::metadata::Metadata;
+
+/// Reads outstanding per link. Past a few dozen, throughput no longer grows; each holds a request
+/// of UCX of a few hundred bytes and, over TCP, a reply that the peer has to queue.
+const GETS_PER_LINK: usize = 128;
+/// Messages in the outbox from which on those are removed for which nobody waits any more.
+const CROWDED_OUTBOX: usize = 64;
+
+/// Registered memory by region.
+pub(super) type Memory = BTreeMap<u32, Registration>;
+/// Where the result of a connect or notify goes.
+pub(super) type Reply = oneshot::Sender<Result<(), Error>>;
+
+pub(super) struct Link {
+    phase: Phase,
+    flow: Flow<Transfer>,
+    /// Sent one by one, so that they arrive in order.
+    outbox: VecDeque<Message>,
+    /// UCX reads its bytes until the send has ended.
+    sending: Option<Message>,
+    /// The token of the latest hello.
+    token: u64,
+    /// Notifications were sent that no answer has confirmed yet.
+    unconfirmed: bool,
+    // The following drop in this order: keys before the endpoint, and only then is it uncounted.
+    /// By region of the peer.
+    keys: Vec<RemoteKey>,
+    endpoint: Endpoint,
+    _counted: Held,
+    metadata: Arc<Metadata>,
+    state: Arc<LinkState>,
+    worker: Rc<Worker>,
+    shared: Arc<Shared>,
+}
+
+enum Phase {
+    Greeting(Reply),
+    Open,
+    Leaving,
+    Closing { endpoint_closes: bool },
+}
+
+struct Message {
+    id: u32,
+    header: Bytes,
+    payload: Bytes,
+    then: Then,
+}
+
+/// What a message that has left sets off.
+enum Then {
+    Nothing,
+    Finish(Transfer),
+    Reply(Reply),
+}
+
+impl Link {
+    /// Begins to connect; `reply` hears when the peer has answered. `None`: it has been told why
+    /// that cannot be.
+    pub(super) fn open(
+        state: Arc<LinkState>,
+        worker: &Rc<Worker>,
+        shared: &Arc<Shared>,
+        metadata: Arc<Metadata>,
+        reply: Reply,
+    ) -> Option<Self> {
+        let address = wire::unframe_address(&metadata.address).map_err(bad);
+        let opened = address.and_then(|address| {
+            Endpoint::open(worker, address, state.id).map_err(|status| {
+                state.end(&format!("ucp_ep_create failed: {}", worker.ucx().describe(status)));
+                state.unreachable()
+            })
+        });
+        let endpoint = match opened {
+            Ok(endpoint) => endpoint,
+            Err(error) => {
+                state.set_gone();
+                let _ = reply.send(Err(error));
+                return None;
+            }
+        };
+        let mut link = Self {
+            phase: Phase::Greeting(reply),
+            flow: Flow::new(GETS_PER_LINK),
+            outbox: VecDeque::new(),
+            sending: None,
+            token: u64::from(state.id) << 32,
+            unconfirmed: false,
+            keys: Vec::new(),
+            endpoint,
+            _counted: shared.counters.endpoints.hold(1),
+            metadata,
+            state,
+            worker: Rc::clone(worker),
+            shared: Arc::clone(shared),
+        };
+        link.say_hello();
+        Some(link)
+    }
+
+    /// Takes a transfer; finishes it at once if the link is no longer open.
+    pub(super) fn post(&mut self, transfer: Transfer, memory: &Memory) {
+        if self.is_closing() {
+            return transfer.finish(Err(self.state.lost()));
+        }
+        let blocks = transfer.blocks().len();
+        self.flow.push(transfer, blocks);
+        self.pump(memory);
+    }
+
+    /// Takes a notification of its own.
+    pub(super) fn notify(&mut self, payload: Bytes, reply: Reply) {
+        if self.is_closing() {
+            return drop(reply.send(Err(self.state.lost())));
+        }
+        if self.outbox.len() >= CROWDED_OUTBOX {
+            self.outbox.retain(|message| match &message.then {
+                Then::Reply(reply) => !reply.is_closed(),
+                Then::Nothing | Then::Finish(_) => true,
+            });
+        }
+        self.send_notification(payload, Then::Reply(reply));
+    }
+
+    /// One of this link's operations has ended.
+    pub(super) fn ended(&mut self, tag: Tag, status: Status, memory: &Memory) {
+        match tag {
+            Tag::Get { job, .. } => self.got(job, status),
+            Tag::Send { .. } => self.sent(status),
+            Tag::Close { .. } => {
+                if let Phase::Closing { endpoint_closes } = &mut self.phase {
+                    *endpoint_closes = false;
+                }
+            }
+        }
+        self.pump(memory);
+    }
+
+    /// The peer has answered a hello.
+    pub(super) fn answered(&mut self, greeting: Greeting) {
+        if greeting.token != self.token {
+            // To an earlier hello; the latest one confirms more.
+            return;
+        }
+        self.unconfirmed = false;
+        match std::mem::replace(&mut self.phase, Phase::Open) {
+            Phase::Greeting(reply) if greeting.instance != self.metadata.instance => {
+                self.phase = Phase::Greeting(reply);
+                self.lose("another agent answers at its address; fetch its metadata again");
+            }
+            Phase::Greeting(reply) => match self.unpack_keys() {
+                Ok(keys) => {
+                    self.keys = keys;
+                    // Whoever asked may have gone; then the handle aborts the link.
+                    let _ = reply.send(Ok(()));
+                }
+                Err(error) => {
+                    let _ = reply.send(Err(error));
+                    self.lose("its keys cannot be used");
+                }
+            },
+            Phase::Leaving => self.lose(LEFT),
+            unchanged @ (Phase::Open | Phase::Closing { .. }) => self.phase = unchanged,
+        }
+    }
+
+    /// UCX reports that the peer is gone.
+    pub(super) fn failed(&mut self, status: Status) {
+        self.lose(&format!("UCX reports: {}", self.worker.ucx().describe(status)));
+    }
+
+    /// Lets go in good order: ends the link once the peer has confirmed what it was sent.
+    pub(super) fn leave(&mut self) {
+        match self.phase {
+            Phase::Open if self.unconfirmed => {
+                self.phase = Phase::Leaving;
+                self.say_hello();
+            }
+            Phase::Leaving => {}
+            _ => self.lose(LEFT),
+        }
+    }
+
+    /// Aborts the link for a reason.
+    pub(super) fn lose(&mut self, reason: &str) {
+        self.state.end(reason);
+        self.abort();
+    }
+
+    /// Ends the link by force, for the reason in its state. What is outstanding still has to end:
+    /// see [`is_gone`](Self::is_gone).
+    pub(super) fn abort(&mut self) {
+        if self.is_closing() {
+            return;
+        }
+        let closing = Phase::Closing { endpoint_closes: false };
+        if let Phase::Greeting(reply) = std::mem::replace(&mut self.phase, closing) {
+            let _ = reply.send(Err(self.state.unreachable()));
+        }
+        for message in std::mem::take(&mut self.outbox) {
+            self.resolve(message.then, false);
+        }
+        for Ended { transfer, .. } in self.flow.abort() {
+            transfer.finish(Err(self.state.lost()));
+        }
+        // May end operations right in here; their events come after this.
+        let endpoint_closes = matches!(self.endpoint.close(), Posted::Pending);
+        self.phase = Phase::Closing { endpoint_closes };
+    }
+
+    /// Nothing of this link is outstanding: it can be dropped.
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self.phase, Phase::Closing { endpoint_closes: false })
+            && self.flow.is_empty()
+            && self.sending.is_none()
+    }
+
+    /// Drops everything, then tells those who wait for that.
+    pub(super) fn bury(self) {
+        let state = Arc::clone(&self.state);
+        drop(self);
+        state.set_gone();
+    }
+
+    /// Posts whatever may be posted.
+    fn pump(&mut self, memory: &Memory) {
+        if self.is_closing() {
+            return;
+        }
+        while let Some((job, transfer, index)) = self.flow.next() {
+            let block = transfer.blocks()[index];
+            let region = transfer.region().id;
+            let registration = memory.get(&region).expect("regions are registered until close");
+            let remote = &self.metadata.regions[block.remote_region as usize];
+            let key = &self.keys[block.remote_region as usize];
+            let tag = Tag::Get { link: self.state.id, job };
+            let local = (transfer.destination(&block), block.len);
+            // SAFETY: the transfer owns this range of its region exclusively and stays in `flow`
+            // until the operation has ended; so do the keys, which drop with the link, after it
+            // is gone. The offset lies within the peer's region, whose end fits 64 bits.
+            let posted = unsafe {
+                self.endpoint.get(
+                    tag,
+                    local,
+                    (remote.base + block.remote_offset, key),
+                    registration,
+                )
+            };
+            match posted {
+                Posted::Pending => {}
+                Posted::Done => self.got(job, Status::OK),
+                Posted::Failed(status) => return self.got(job, status),
+            }
+        }
+    }
+
+    /// A get has ended.
+    fn got(&mut self, job: JobId, status: Status) {
+        if !status.is_ok() {
+            self.state.end(&self.describe("a read", status));
+        }
+        match self.flow.ended(job, status.is_ok()) {
+            // Data that arrived in spite of the end is data, but no notification can go out.
+            Some(Ended { transfer, complete }) if self.is_closing() || !complete => {
+                transfer.finish(Err(self.state.lost()));
+            }
+            Some(Ended { mut transfer, .. }) => match transfer.take_notification() {
+                Some(payload) => self.send_notification(payload, Then::Finish(transfer)),
+                None => transfer.finish(Ok(())),
+            },
+            None => {}
+        }
+        if !status.is_ok() {
+            self.abort();
+        }
+    }
+
+    fn send_notification(&mut self, payload: Bytes, then: Then) {
+        self.unconfirmed = true;
+        let header = Bytes::copy_from_slice(self.shared.name.as_bytes());
+        self.outbox.push_back(Message { id: wire::NOTIFICATION, header, payload, then });
+        self.send_next();
+    }
+
+    fn say_hello(&mut self) {
+        self.token += 1;
+        let greeting = Greeting { token: self.token, instance: self.metadata.instance };
+        let header = Bytes::copy_from_slice(&greeting.encode());
+        let (payload, then) = (Bytes::new(), Then::Nothing);
+        self.outbox.push_back(Message { id: wire::HELLO, header, payload, then });
+        self.send_next();
+    }
+
+    fn send_next(&mut self) {
+        while self.sending.is_none() {
+            let Some(message) = self.outbox.pop_front() else { return };
+            let message = self.sending.insert(message);
+            let tag = Tag::Send { link: self.state.id };
+            // SAFETY: `sending` keeps both buffers, which live on the heap and are never written
+            // to, until the operation has ended.
+            let posted =
+                unsafe { self.endpoint.send(tag, message.id, &message.header, &message.payload) };
+            match posted {
+                Posted::Pending => {}
+                Posted::Done => self.left(true),
+                Posted::Failed(status) => return self.not_sent(status),
+            }
+        }
+    }
+
+    /// A send that was pending has ended.
+    fn sent(&mut self, status: Status) {
+        if status.is_ok() && !self.is_closing() {
+            self.left(true);
+            self.send_next();
+        } else {
+            self.not_sent(status);
+        }
+    }
+
+    fn not_sent(&mut self, status: Status) {
+        self.state.end(&self.describe("a message", status));
+        self.left(false);
+        self.abort();
+    }
+
+    /// The message that was being sent is over.
+    fn left(&mut self, ok: bool) {
+        if let Some(message) = self.sending.take() {
+            self.resolve(message.then, ok);
+        }
+    }
+
+    fn resolve(&self, then: Then, ok: bool) {
+        let result = if ok { Ok(()) } else { Err(self.state.lost()) };
+        match then {
+            Then::Nothing => {}
+            Then::Finish(transfer) => transfer.finish(result),
+            // Nobody may be waiting any more; then there is nobody to tell.
+            Then::Reply(reply) => drop(reply.send(result)),
+        }
+    }
+
+    fn unpack_keys(&self) -> Result<Vec<RemoteKey>, Error> {
+        let unpack = |region: &crate::metadata::RemoteRegion| {
+            let key = wire::unframe_key(&region.remote_key).map_err(bad)?;
+            self.endpoint.unpack(key).map_err(|status| {
+                bad(format!("ucp_ep_rkey_unpack: {}", self.worker.ucx().describe(status)))
+            })
+        };
+        self.metadata.regions.iter().map(unpack).collect()
+    }
+
+    fn describe(&self, what: &str, status: Status) -> String {
+        format!("{what} failed: {}", self.worker.ucx().describe(status))
+    }
+
+    fn is_closing(&self) -> bool {
+        matches!(self.phase, Phase::Closing { .. })
+    }
+}
+
+const LEFT: &str = "the agent closes";
+
+fn bad(reason: impl ToString) -> Error {
+    Error::BadMetadata { reason: reason.to_string() }
+}

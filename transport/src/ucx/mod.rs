@@ -1,0 +1,177 @@
+//! The UCX backend: one-sided gets through any UCX from 1.12 on, opened at run time.
+//!
+//! What it is not: no UCX is linked, at build time or by the dynamic linker, so one program runs
+//! every UCX and starts without one. It knows nothing of builds and versions to fetch; see
+//! [`crate::builds`].
+//!
+//! One thread per agent owns everything of UCX and is the only one that calls it; the rest of the
+//! process talks to it through a queue. It sleeps on the worker's event descriptor.
+//!
+//! Bottom up:
+//! - `ffi`: types, constants, and the table of functions. `library`: opens libucp.
+//! - `settings`: which of UCX's defaults differ here, and when.
+//! - `context`, `worker`, `endpoint`: owners of UCX's objects; children keep parents alive.
+//! - `events`: what callbacks write down. `wire`: what agents say to each other.
+//! - `flow`: which block to read next, within a bound. `link`: the life of one connection.
+//! - `queue`, `progress`: the thread. `handle`: a link as seen from elsewhere.
+//!
+//! # Memory handles
+//! A region is registered once, and every get names its memory handle. Without the handle, UCX
+//! would look the buffer up in its registration cache each time, which drains the cache's queue of
+//! unmapped ranges and so hides the growth of that queue
+//! (<https://github.com/openucx/ucx/pull/11248>) that this program exists to show.
+//!
+//! # Errors, deadlines, and memory
+//! UCX reports a peer that died, but never one that is stopped, and it cannot cancel a get. So a
+//! deadline, like a lost peer, ends the link: its endpoint is closed by force, which ends every
+//! operation on it without the peer, and each transfer keeps its local bytes until UCX has called
+//! back for the last of its operations.
+//!
+//! # Teardown
+//! Gets end, keys are destroyed, endpoints closed, memory is unregistered, worker and context go.
+//! After a forced close the gets end only with it, so then the keys come after the endpoint. The
+//! library stays loaded: UCX's memory hooks cannot be taken out of a running process.
+
+mod context;
+mod endpoint;
+mod events;
+mod ffi;
+mod flow;
+mod handle;
+mod library;
+mod link;
+mod progress;
+mod queue;
+mod settings;
+mod wire;
+mod worker;
+
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use self::handle::{LinkState, UcxLink};
+use self::library::{Ucx, refused};
+use self::progress::{Command, Opened};
+use self::queue::Queue;
+use crate::backend::{Backend, BoxFuture, Link, Probe, Shared};
+use crate::config::{AgentConfig, BackendKind, UcxBuild};
+use crate::error::Error;
+use crate::metadata::Metadata;
+use crate::region::RegionCore;
+
+struct UcxBackend {
+    opened: Opened,
+    queue: Arc<Queue<Command>>,
+    next_link: AtomicU32,
+    /// Cancelled when the thread has released everything.
+    over: CancellationToken,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Loads `config.ucx` and starts the progress thread.
+pub(crate) async fn open(
+    config: &AgentConfig,
+    shared: Arc<Shared>,
+) -> Result<Arc<dyn Backend>, Error> {
+    let build = chosen(config.ucx.as_ref())?;
+    let ucx = Ucx::load(build)?;
+    let queue = Queue::new().map_err(|error| {
+        refused(format!("cannot create an eventfd: {error}; check `ulimit -n`"))
+    })?;
+    let queue = Arc::new(queue);
+    let over = CancellationToken::new();
+    let (tell, opened) = oneshot::channel();
+    let thread = {
+        let (config, queue, over) = (config.clone(), Arc::clone(&queue), over.clone().drop_guard());
+        let body = move || {
+            progress::run(ucx, &config, shared, &queue, tell);
+            drop(over);
+        };
+        let builder = thread::Builder::new().name("pdlab-ucx".into());
+        builder.spawn(body).map_err(|error| refused(format!("cannot start a thread: {error}")))?
+    };
+    let opened = opened.await.unwrap_or_else(|_| Err(refused("its thread ended".into())))?;
+    let thread = Mutex::new(Some(thread));
+    Ok(Arc::new(UcxBackend { opened, queue, next_link: AtomicU32::new(0), over, thread }))
+}
+
+/// Whether `build` can be loaded, without opening anything in it.
+pub(crate) fn probe(build: Option<&UcxBuild>) -> Probe {
+    let loaded = chosen(build).and_then(|build| Ok((build, Ucx::load(build)?)));
+    let (usable, detail) = match loaded {
+        Ok((build, ucx)) => (true, format!("UCX {} from {}", ucx.version, build.libucp.display())),
+        Err(error) => (false, error.to_string()),
+    };
+    Probe { backend: BackendKind::Ucx, usable, detail }
+}
+
+fn chosen(build: Option<&UcxBuild>) -> Result<&UcxBuild, Error> {
+    build.ok_or_else(|| {
+        refused("no UCX build was chosen; name a version, `system`, or a path with `--ucx`".into())
+    })
+}
+
+impl Backend for UcxBackend {
+    fn kind(&self) -> BackendKind {
+        BackendKind::Ucx
+    }
+
+    fn version(&self) -> Option<String> {
+        Some(self.opened.version.clone())
+    }
+
+    /// Blocks for as long as UCX takes to register the memory.
+    fn register(&self, region: &Arc<RegionCore>) -> Result<Bytes, Error> {
+        let (reply, registered) = mpsc::sync_channel(1);
+        let closed = || Error::Closed { operation: "register memory" };
+        let command = Command::Register { region: Arc::clone(region), reply };
+        self.queue.push(command).map_err(|_refused| closed())?;
+        registered.recv().unwrap_or_else(|_dropped| Err(closed()))
+    }
+
+    fn address(&self) -> Result<Bytes, Error> {
+        Ok(self.opened.address.clone())
+    }
+
+    fn connect(&self, metadata: Arc<Metadata>) -> BoxFuture<'_, Result<Arc<dyn Link>, Error>> {
+        Box::pin(async move {
+            let id = self.next_link.fetch_add(1, Relaxed);
+            let state = LinkState::new(id, metadata.name.clone());
+            // Made before the command: if this future is dropped, the handle aborts the link.
+            let link = UcxLink { state: Arc::clone(&state), queue: Arc::clone(&self.queue) };
+            let (reply, connected) = oneshot::channel();
+            let closed = || Error::Closed { operation: "connect to a peer" };
+            let command = Command::Connect { link: state, metadata, reply };
+            self.queue.push(command).map_err(|_refused| closed())?;
+            connected.await.unwrap_or_else(|_dropped| Err(closed()))?;
+            Ok(Arc::new(link) as Arc<dyn Link>)
+        })
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            // Refused only if the thread is over already.
+            let _ = self.queue.push(Command::Close);
+            self.over.cancelled().await;
+            let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(thread) = thread {
+                // It has nothing left to do but to return. A panic in it would have ended the
+                // process.
+                let _ = thread.join();
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Drop for UcxBackend {
+    fn drop(&mut self) {
+        // The thread releases everything on its own; nobody waits for it.
+        let _ = self.queue.push(Command::Close);
+    }
+}

@@ -1,0 +1,315 @@
+//! The progress thread: owns context, worker, registrations and links, and is the only one that
+//! calls into UCX.
+//!
+//! It progresses until there is nothing to do, arms the worker's event descriptor, and sleeps on
+//! that and on its queue of commands. Deadlines are kept elsewhere and come as aborts.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::context::{Context, Registration};
+use super::events::{self, Event, LinkId, Tag};
+use super::handle::LinkState;
+use super::library::Ucx;
+use super::link::{Link, Memory, Reply};
+use super::queue::Queue;
+use super::worker::Worker;
+use crate::backend::{Shared, Transfer};
+use crate::config::AgentConfig;
+use crate::error::Error;
+use crate::metadata::Metadata;
+use crate::region::RegionCore;
+
+/// Calls of `ucp_worker_progress` in a row before commands are looked at again: under load there
+/// is always something to progress.
+const PROGRESS_BURST: u32 = 64;
+/// How long a closing agent waits for peers to confirm notifications. One round trip is enough
+/// unless the peer is stopped or lost.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What other threads ask of the progress thread.
+pub(super) enum Command {
+    Register {
+        region: Arc<RegionCore>,
+        reply: mpsc::SyncSender<Result<Bytes, Error>>,
+    },
+    Connect {
+        link: Arc<LinkState>,
+        metadata: Arc<Metadata>,
+        reply: Reply,
+    },
+    Post {
+        link: Arc<LinkState>,
+        transfer: Transfer,
+    },
+    Notify {
+        link: Arc<LinkState>,
+        payload: Bytes,
+        reply: Reply,
+    },
+    /// The reason is in the link's state.
+    Abort {
+        link: LinkId,
+    },
+    Close,
+}
+
+impl Command {
+    /// The answer when the thread is over, or the link is.
+    pub(super) fn refuse(self) {
+        match self {
+            Self::Post { link, transfer } => transfer.finish(Err(link.lost())),
+            // Nobody may be waiting any more; then there is nobody to tell.
+            Self::Notify { link, reply, .. } => drop(reply.send(Err(link.lost()))),
+            Self::Connect { link, reply, .. } => {
+                link.set_gone();
+                let _ = reply.send(Err(Error::Closed { operation: "connect to a peer" }));
+            }
+            Self::Register { reply, .. } => {
+                let _ = reply.send(Err(Error::Closed { operation: "register memory" }));
+            }
+            Self::Abort { .. } | Self::Close => {}
+        }
+    }
+}
+
+/// What the opener learns of an opened backend.
+pub(super) struct Opened {
+    pub(super) version: String,
+    /// Framed for metadata.
+    pub(super) address: Bytes,
+}
+
+/// The body of the thread. Returns when everything is released.
+pub(super) fn run(
+    ucx: &'static Ucx,
+    config: &AgentConfig,
+    shared: Arc<Shared>,
+    queue: &Queue<Command>,
+    opened: oneshot::Sender<Result<Opened, Error>>,
+) {
+    // Transfers live here while UCX may write into their memory. Unwinding would free them.
+    let abort_on_panic = AbortOnDrop;
+    match Progress::open(ucx, config, shared, queue) {
+        Ok((progress, address)) => {
+            let version = ucx.version.to_string();
+            // If the opener has gone, there is nobody to close this.
+            if opened.send(Ok(Opened { version, address })).is_ok() {
+                progress.run();
+            }
+        }
+        Err(error) => {
+            let _ = opened.send(Err(error));
+        }
+    }
+    queue.close().into_iter().for_each(Command::refuse);
+    std::mem::forget(abort_on_panic);
+}
+
+struct AbortOnDrop;
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        std::process::abort();
+    }
+}
+
+struct Progress<'a> {
+    queue: &'a Queue<Command>,
+    shared: Arc<Shared>,
+    /// Some once the agent closes: until then links may leave in good order.
+    leave_until: Option<Instant>,
+    // These drop in this order, and each holds what it needs of the next.
+    links: BTreeMap<LinkId, Link>,
+    memory: Memory,
+    worker: Rc<Worker>,
+    context: Rc<Context>,
+    /// Empty lists that keep their capacity.
+    spare_commands: VecDeque<Command>,
+    spare_events: Vec<Event>,
+}
+
+impl<'a> Progress<'a> {
+    fn open(
+        ucx: &'static Ucx,
+        config: &AgentConfig,
+        shared: Arc<Shared>,
+        queue: &'a Queue<Command>,
+    ) -> Result<(Self, Bytes), Error> {
+        let context = Context::open(ucx, &config.ucx_variables, config.listen)?;
+        let worker = Worker::open(&context, &shared)?;
+        let address = worker.address()?;
+        let progress = Self {
+            queue,
+            shared,
+            leave_until: None,
+            links: BTreeMap::new(),
+            memory: Memory::new(),
+            worker,
+            context,
+            spare_commands: VecDeque::new(),
+            spare_events: Vec::new(),
+        };
+        Ok((progress, address))
+    }
+
+    fn run(mut self) {
+        while !self.is_over() {
+            let mut busy = self.obey();
+            for _ in 0..PROGRESS_BURST {
+                let moved = self.worker.progress();
+                let settled = self.settle();
+                if !moved && !settled {
+                    break;
+                }
+                busy = true;
+            }
+            if !busy && !self.is_over() {
+                self.sleep();
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.leave_until.is_some() && self.links.is_empty()
+    }
+
+    /// Carries out the commands that wait. False if there were none.
+    fn obey(&mut self) -> bool {
+        let mut commands = self.queue.take(std::mem::take(&mut self.spare_commands));
+        let any = !commands.is_empty();
+        for command in commands.drain(..) {
+            self.apply(command);
+        }
+        self.spare_commands = commands;
+        any
+    }
+
+    fn apply(&mut self, command: Command) {
+        match command {
+            Command::Register { region, reply } => {
+                let id = region.id;
+                let registered = Registration::new(&self.context, region);
+                let _ = reply.send(registered.map(|(registration, key)| {
+                    self.memory.insert(id, registration);
+                    key
+                }));
+            }
+            command @ Command::Connect { .. } if self.leave_until.is_some() => command.refuse(),
+            Command::Connect { link, metadata, reply } => {
+                let id = link.id;
+                let opened = Link::open(link, &self.worker, &self.shared, metadata, reply);
+                self.links.extend(opened.map(|link| (id, link)));
+            }
+            Command::Post { link, transfer } => match self.links.get_mut(&link.id) {
+                Some(link) => link.post(transfer, &self.memory),
+                None => transfer.finish(Err(link.lost())),
+            },
+            Command::Notify { link, payload, reply } => match self.links.get_mut(&link.id) {
+                Some(link) => link.notify(payload, reply),
+                None => drop(reply.send(Err(link.lost()))),
+            },
+            Command::Abort { link } => {
+                if let Some(link) = self.links.get_mut(&link) {
+                    link.abort();
+                }
+            }
+            Command::Close => {
+                if self.leave_until.is_none() {
+                    self.leave_until = Some(Instant::now() + LEAVE_TIMEOUT);
+                    self.links.values_mut().for_each(Link::leave);
+                }
+            }
+        }
+    }
+
+    /// Acts on what UCX has reported until it reports no more. False if there was nothing.
+    fn settle(&mut self) -> bool {
+        let mut any = false;
+        loop {
+            let mut events = events::take(std::mem::take(&mut self.spare_events));
+            let none = events.is_empty();
+            for event in events.drain(..) {
+                self.react(event);
+            }
+            self.spare_events = events;
+            if none {
+                break;
+            }
+            any = true;
+        }
+        any | self.bury_the_dead()
+    }
+
+    fn react(&mut self, event: Event) {
+        match event {
+            Event::Ended { tag, status, request } => {
+                if let Some(request) = request {
+                    self.worker.free(request);
+                }
+                let (Tag::Get { link, .. } | Tag::Send { link } | Tag::Close { link }) = tag;
+                if let Some(link) = self.links.get_mut(&link) {
+                    link.ended(tag, status, &self.memory);
+                }
+            }
+            Event::LinkFailed { link, status } => {
+                if let Some(link) = self.links.get_mut(&link) {
+                    link.failed(status);
+                }
+            }
+            Event::Answered(greeting) => {
+                // Tokens begin with the link's number; a wrong one is a peer's mistake.
+                let link = (greeting.token >> 32) as LinkId;
+                if let Some(link) = self.links.get_mut(&link) {
+                    link.answered(greeting);
+                }
+            }
+        }
+    }
+
+    fn bury_the_dead(&mut self) -> bool {
+        let before = self.links.len();
+        for (_, link) in self.links.extract_if(.., |_, link| link.is_gone()) {
+            link.bury();
+        }
+        self.links.len() != before
+    }
+
+    /// Waits for UCX, a command, or the end of the leave. Returns at once if UCX has work.
+    fn sleep(&mut self) {
+        let timeout = self.leave_until.map(|until| until.saturating_duration_since(Instant::now()));
+        if timeout == Some(Duration::ZERO) {
+            for link in self.links.values_mut() {
+                link.lose("it did not confirm its notifications before the agent closed");
+            }
+        }
+        let waited = match self.worker.arm() {
+            Ok(false) => Ok(()),
+            // After the leave only UCX's own events are missing; it is asked now and then.
+            Ok(true) if timeout == Some(Duration::ZERO) => {
+                self.wait(Some(Duration::from_millis(10)))
+            }
+            Ok(true) => self.wait(timeout),
+            Err(cause) => Err(cause),
+        };
+        if let Err(cause) = waited {
+            // Without events there is no progress: nothing would ever end.
+            tracing::error!(%cause, "the UCX worker failed; every link is aborted");
+            for link in self.links.values_mut() {
+                link.lose(&cause);
+            }
+            // What is outstanding still needs progress: poll for it instead.
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn wait(&self, timeout: Option<Duration>) -> Result<(), String> {
+        let waited = self.queue.wait(self.worker.event_fd(), timeout);
+        waited.map_err(|error| format!("cannot wait for events: {error}"))
+    }
+}

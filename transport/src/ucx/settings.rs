@@ -1,0 +1,150 @@
+//! UCX settings that differ from UCX's own defaults. Every `UCX_*` variable of the user wins.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// A setting and its value, as in `UCX_<name>=<value>`.
+pub(super) type Setting = (&'static str, &'static str);
+
+/// Names in `UCX_TLS` that stand for TCP, for memory that is shared between processes, and for
+/// the other transports that need no network device.
+const TCP: &[&str] = &["tcp"];
+const SHARED_MEMORY: &[&str] = &["shm", "sm", "mm", "posix", "sysv", "xpmem"];
+const OTHER_LOCAL: &[&str] = &["self", "cma", "knem"];
+
+/// What to set, given the user's `UCX_*` variables and the address that the agent listens on.
+///
+/// Only what concerns a transport that may be used: UCX warns about the rest.
+pub(super) fn defaults(user: &BTreeMap<String, String>, listen: IpAddr) -> Vec<Setting> {
+    let transports = Transports::of(user.get("UCX_TLS").map_or("all", String::as_str));
+    let mut settings = Vec::new();
+    if transports.may_use(TCP) {
+        // UCX's 8 KiB make a TCP segment a system call: over the loopback, 1 MiB quadruples the
+        // throughput.
+        settings.extend([("TCP_TX_SEG_SIZE", "1m"), ("TCP_RX_SEG_SIZE", "1m")]);
+    }
+    if transports.may_use(SHARED_MEMORY) {
+        // Without it, endpoints over shared memory cannot report that their peer died:
+        // https://github.com/openucx/ucx/blob/v1.19.0/src/uct/sm/mm/base/mm_iface.c
+        settings.push(("MM_ERROR_HANDLING", "y"));
+    }
+    // Who names InfiniBand means its device, and this would leave none.
+    if listen.is_loopback() && transports.may_use(TCP) && transports.need_no_network() {
+        settings.push(("NET_DEVICES", "lo"));
+    }
+    settings.retain(|(name, _)| !user.contains_key(&format!("UCX_{name}")));
+    settings
+}
+
+/// A value of `UCX_TLS`: `tcp,self`, or `^rc,ud` for all but these.
+struct Transports<'a> {
+    names: Vec<&'a str>,
+    all_but: bool,
+}
+
+impl<'a> Transports<'a> {
+    fn of(value: &'a str) -> Self {
+        let list = value.strip_prefix('^');
+        // `tcp:aux` restricts a transport to connection set-up.
+        let names = list.unwrap_or(value).split(',');
+        let names = names.map(|name| name.split(':').next().unwrap_or_default().trim()).collect();
+        Self { names, all_but: list.is_some() }
+    }
+
+    fn may_use(&self, any_of: &[&str]) -> bool {
+        let named = self.names.iter().any(|name| any_of.contains(name));
+        if self.all_but { !named } else { named || self.names.contains(&"all") }
+    }
+
+    /// Whether the loopback device suffices. For `all` it does: the rest falls back.
+    fn need_no_network(&self) -> bool {
+        let local = |name| [TCP, SHARED_MEMORY, OTHER_LOCAL, &["all"]].concat().contains(name);
+        self.all_but || self.names.iter().all(local)
+    }
+}
+
+/// What may help when UCX does not open with the user's variables.
+pub(super) fn cure(user: &BTreeMap<String, String>) -> String {
+    let value = |name: &str| user.get(name).map(String::as_str);
+    let on =
+        |name| value(name).is_some_and(|value| matches!(value, "y" | "yes" | "on" | "1" | "try"));
+    if value("UCX_MEM_MMAP_HOOK_MODE") == Some("none") && on("UCX_RCACHE_ENABLE") {
+        return "UCX_RCACHE_ENABLE=y needs memory hooks, and UCX_MEM_MMAP_HOOK_MODE=none takes \
+                them away: unset one of the two"
+            .into();
+    }
+    let limits: Vec<_> = ["UCX_TLS", "UCX_NET_DEVICES", "UCX_PROTOS"]
+        .into_iter()
+        .filter_map(|name| Some(format!("{name}={}", value(name)?)))
+        .collect();
+    if limits.is_empty() {
+        "set UCX_LOG_LEVEL=info to see what UCX tried".into()
+    } else {
+        format!(
+            "{} may leave no usable transport; UCX_LOG_LEVEL=info shows more",
+            limits.join(" and ")
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn names(user: &[(&str, &str)], listen: Ipv4Addr) -> Vec<&'static str> {
+        let user = user.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        defaults(&user, listen.into()).into_iter().map(|(name, _)| name).collect()
+    }
+
+    #[test]
+    fn the_users_variables_win() {
+        let all = names(&[], Ipv4Addr::LOCALHOST);
+        assert_eq!(all, ["TCP_TX_SEG_SIZE", "TCP_RX_SEG_SIZE", "MM_ERROR_HANDLING", "NET_DEVICES"]);
+        for name in all {
+            let left = names(&[(&format!("UCX_{name}"), "x")], Ipv4Addr::LOCALHOST);
+            assert_eq!(left.len(), 3);
+            assert!(!left.contains(&name));
+        }
+        assert_eq!(names(&[("TCP_TX_SEG_SIZE", "8k")], Ipv4Addr::LOCALHOST).len(), 4);
+    }
+
+    #[test]
+    fn the_loopback_device_is_for_local_agents_that_name_no_network() {
+        let has_lo =
+            |tls: &str, listen| names(&[("UCX_TLS", tls)], listen).contains(&"NET_DEVICES");
+        for tls in ["tcp", "tcp,self,sm", "all", "^ib", "tcp:aux, shm"] {
+            assert!(has_lo(tls, Ipv4Addr::LOCALHOST), "{tls}");
+            assert!(!has_lo(tls, Ipv4Addr::new(10, 0, 0, 1)), "{tls}");
+        }
+        for tls in ["rc", "tcp,rc_mlx5", "ib", "rdmacm,tcp", "posix,cma", "^tcp"] {
+            assert!(!has_lo(tls, Ipv4Addr::LOCALHOST), "{tls}");
+        }
+    }
+
+    #[test]
+    fn transports_that_are_not_used_are_left_alone() {
+        let of = |tls: &str| names(&[("UCX_TLS", tls)], Ipv4Addr::LOCALHOST);
+        assert_eq!(of("tcp"), ["TCP_TX_SEG_SIZE", "TCP_RX_SEG_SIZE", "NET_DEVICES"]);
+        assert_eq!(of("posix,cma"), ["MM_ERROR_HANDLING"]);
+        assert_eq!(of("^tcp,ib"), ["MM_ERROR_HANDLING"]);
+        assert!(of("rc_mlx5").is_empty());
+    }
+
+    #[test]
+    fn the_cure_names_the_variables_at_fault() {
+        let cure = |user: &[(&str, &str)]| {
+            super::cure(
+                &user.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+            )
+        };
+        let hooks = cure(&[("UCX_MEM_MMAP_HOOK_MODE", "none"), ("UCX_RCACHE_ENABLE", "y")]);
+        assert!(
+            hooks.contains("UCX_MEM_MMAP_HOOK_MODE=none") && hooks.contains("unset"),
+            "{hooks}"
+        );
+        assert!(cure(&[("UCX_TLS", "bogus")]).contains("UCX_TLS=bogus"));
+        assert!(cure(&[]).contains("UCX_LOG_LEVEL"));
+    }
+}
