@@ -111,9 +111,9 @@ impl Peer {
     /// arrive, so the local ranges stay [busy](Error::Busy) until it has or `deadline` is over.
     ///
     /// # Errors
-    /// [`Error::Deadline`] after `deadline`; this ends the connection, because that is the only
-    /// way to be sure that late data is not written, so other reads on it get
-    /// [`Error::PeerLost`]. [`Error::OutOfRange`] and [`Error::Busy`] name the range at fault.
+    /// [`Error::Deadline`] after `deadline`; if the read was under way, this ends the connection,
+    /// because that is the only way to be sure that late data is not written, and other reads on
+    /// it get [`Error::PeerLost`]. [`Error::OutOfRange`] and [`Error::Busy`] name the range at fault.
     /// [`Error::TooLarge`], [`Error::NotRegistered`], [`Error::Closed`] as they say.
     pub async fn read(
         &self,

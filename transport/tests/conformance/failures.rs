@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pdlab_transport::{Error, Peer, Region};
+use pdlab_transport::{Agent, Descriptor, Error, Mapping, Peer, Region};
 use tokio::time::{sleep, timeout};
 
 use crate::peer_process::PeerProcess;
@@ -29,7 +29,7 @@ pub(crate) async fn killed_peer(backend: Backend) {
     peer.read(&region, &whole(&region), None, SOON).await.unwrap();
     assert!(peer.is_alive());
 
-    server.stop();
+    server.stop().await;
     let read = stuck_read(&peer, &region);
     until("the read is in flight", || client.snapshot().transfers_in_flight == 1).await;
     server.kill().await;
@@ -75,7 +75,7 @@ pub(crate) async fn stopped_peer(backend: Backend) {
     let peer = client.connect(&server.metadata, SOON).await.unwrap();
     peer.read(&region, &whole(&region), None, SOON).await.unwrap();
 
-    server.stop();
+    server.stop().await;
     let result = timeout(SOON, peer.read(&region, &whole(&region), payload("late"), BRIEF)).await;
     let error = result.expect("a deadline must be kept").unwrap_err();
     assert!(
@@ -101,7 +101,7 @@ pub(crate) async fn cancelled_read_of_a_stopped_peer(backend: Backend) {
     let server = PeerProcess::serve(&backend, LEN, 3).await;
     let (client, region) = backend.client("client", LEN).await;
     let peer = client.connect(&server.metadata, SOON).await.unwrap();
-    server.stop();
+    server.stop().await;
     let (shown, whole) = (whole(&region), whole(&region));
     let read = peer.read(&region, &shown, payload("never"), Duration::from_secs(1));
     assert!(timeout(Duration::from_millis(50), read).await.is_err(), "it is stopped");
@@ -176,11 +176,54 @@ pub(crate) async fn connect_to_a_dead_process(backend: Backend) {
     until("nothing is left of it", || client.snapshot().endpoints == 0).await;
 }
 
+pub(crate) async fn connect_to_a_stopped_process(backend: Backend) {
+    let server = PeerProcess::serve(&backend, LEN, 7).await;
+    let (client, region) = backend.client("client", LEN).await;
+    server.stop().await;
+    let error = match client.connect(&server.metadata, BRIEF).await {
+        Err(error) => error,
+        Ok(peer) => peer.read(&region, &whole(&region), None, BRIEF).await.unwrap_err(),
+    };
+    assert_eq!(error.kind(), "deadline", "{error}");
+    fill(&region, 1);
+    until("nothing is left of it", || client.snapshot().endpoints == 0).await;
+}
+
+/// The next read waits for a slot, within its own deadline, and harms nobody when that passes.
+pub(crate) async fn more_reads_than_slots(backend: Backend) {
+    let server = PeerProcess::serve(&backend, LEN, 9).await;
+    let mut config = backend.config("client");
+    config.limits.reads_per_peer = 2;
+    let client = Agent::open(config).await.unwrap();
+    let mapping = Mapping::anonymous(LEN).unwrap();
+    let region = client.register(mapping).unwrap();
+    let peer = client.connect(&server.metadata, SOON).await.unwrap();
+    server.stop().await;
+    let half = |half: usize| [Descriptor::new(half * LEN / 2, 0, LEN / 2)];
+    let (first, second) = (half(0), half(1));
+    let reads = async {
+        let one = peer.read(&region, &first, None, SOON);
+        let two = peer.read(&region, &second, None, SOON);
+        tokio::join!(one, two)
+    };
+    let third = async {
+        until("both are in flight", || client.snapshot().transfers_in_flight == 2).await;
+        let result = peer.read(&region, &[Descriptor::new(0, 0, 1)], None, BRIEF).await;
+        assert_eq!(kind(result), "deadline");
+        server.resume();
+    };
+    let ((one, two), ()) = tokio::join!(reads, third);
+    one.unwrap();
+    two.unwrap();
+    assert!(peer.is_alive());
+    assert_arrived(&region, &[first, second].concat(), 9);
+}
+
 pub(crate) async fn closed_peer(backend: Backend) {
     let server = PeerProcess::serve(&backend, LEN, 8).await;
     let (client, region) = backend.client("client", LEN).await;
     let peer = client.connect(&server.metadata, SOON).await.unwrap();
-    server.stop();
+    server.stop().await;
     let read = stuck_read(&peer, &region);
     until("the read is in flight", || client.snapshot().transfers_in_flight == 1).await;
     timeout(SOON, peer.close()).await.expect("close does not wait for the peer");

@@ -46,7 +46,7 @@ pub(crate) async fn close_ends_reads_in_flight(backend: Backend) {
     let server = PeerProcess::serve(&backend, LEN, 1).await;
     let (client, region) = backend.client("client", LEN).await;
     let peer = client.connect(&server.metadata, SOON).await.unwrap();
-    server.stop();
+    server.stop().await;
     let read = {
         let (peer, region) = (peer.clone(), region.clone());
         tokio::spawn(async move { peer.read(&region, &whole(&region), None, 3 * SOON).await })

@@ -66,6 +66,8 @@ on_every_backend! {
         cancelled_read_of_a_live_peer,
         reconnect_to_a_new_process,
         connect_to_a_dead_process,
+        connect_to_a_stopped_process,
+        more_reads_than_slots,
         closed_peer;
     lifecycle:
         drains_to_zero,

@@ -15,7 +15,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
 use crate::lifecycle;
-use crate::support::{Backend, SOON, runtime};
+use crate::support::{Backend, SOON, runtime, until};
 
 /// Names the child's task in its environment; absent in a normal run.
 const TASK: &str = "PDLAB_TEST_PEER_PROCESS";
@@ -49,8 +49,15 @@ impl PeerProcess {
         self.line().await["notification"].as_str().unwrap().to_owned()
     }
 
-    pub(crate) fn stop(&self) {
+    /// Stops the child; returns when each of its threads has stopped.
+    pub(crate) async fn stop(&self) {
         self.signal(Signal::SIGSTOP);
+        let tasks = format!("/proc/{}/task", self.child.id().unwrap());
+        let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+            let status = std::fs::read_to_string(task.unwrap().path().join("status"));
+            status.is_ok_and(|status| status.contains("State:\tT"))
+        };
+        until("it has stopped", || std::fs::read_dir(&tasks).unwrap().all(is_stopped)).await;
     }
 
     pub(crate) fn resume(&self) {
