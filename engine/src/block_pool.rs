@@ -58,7 +58,7 @@ impl BlockPool {
         Self {
             blocks: vec![Block::default(); num_blocks],
             free: FreeQueue::full(num_blocks),
-            cache: PrefixCache::default(),
+            cache: PrefixCache::with_capacity(num_blocks),
             num_pinned: 0,
         }
     }

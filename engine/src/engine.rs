@@ -143,7 +143,6 @@ impl Engine {
         let scheduler = &mut self.scheduler;
         let request = &mut scheduler.requests[slot];
         scheduler.totals.remote_load_failures += 1;
-        scheduler.totals.external_hits -= request.remote_tokens as u64;
         request.remote_tokens = 0;
         if self.config.kv_load_failure_policy == LoadFailurePolicy::Fail {
             let finished = self.finish(slot, FinishReason::Error, None);

@@ -27,7 +27,8 @@
 //!
 //! - [`engine`]: the calls above; the one type that a driver holds. [`admission`]: which requests it
 //!   takes; [`event`]: what it answers; `audit`: whether it has lost anything.
-//! - `scheduler`: one step: running requests first, then waiting ones; preemption.
+//! - `scheduler`: one step: running requests first, then waiting ones; preemption. `request_table`:
+//!   the requests by slot and by id.
 //! - [`step`]: what a step is to do: tokens computed, slots written, loads started.
 //! - [`request`]: what a driver asks for, the states, the reasons of an end.
 //! - `kv_cache`: blocks of one request: prefix hits, growth, registration, release.

@@ -4,65 +4,67 @@
 //! a lookup then finds the one registered first.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::block_pool::BlockId;
 use crate::content::ChainHash;
 
 /// Blocks by the hash of the prefix that ends with them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct PrefixCache {
-    holders: HashMap<ChainHash, Holders, BuildHasherDefault<AlreadyHashed>>,
+    /// The block registered first. Small entries, because lookups go here, and what they cost is
+    /// cache misses.
+    first: HashMap<ChainHash, BlockId, BuildHasherDefault<AlreadyHashed>>,
+    /// Further blocks with the same content, in order of registration; never an empty list.
+    further: HashMap<ChainHash, Vec<BlockId>, BuildHasherDefault<AlreadyHashed>>,
     len: usize,
 }
 
-/// The blocks with one content. Nearly always one, which then costs no allocation.
-#[derive(Debug)]
-enum Holders {
-    One(BlockId),
-    /// At least two, in order of registration.
-    Many(Vec<BlockId>),
-}
-
 impl PrefixCache {
+    /// An empty cache that does not have to grow for `num_blocks` blocks: growing is a pause in the
+    /// middle of a step.
+    pub fn with_capacity(num_blocks: usize) -> Self {
+        let first = HashMap::with_capacity_and_hasher(num_blocks, BuildHasherDefault::default());
+        Self { first, further: HashMap::default(), len: 0 }
+    }
+
     /// Registers that `block` holds the content that ends the prefix `hash`.
     pub fn insert(&mut self, hash: ChainHash, block: BlockId) {
         self.len += 1;
-        self.holders
-            .entry(hash)
-            .and_modify(|holders| match holders {
-                Holders::One(first) => *holders = Holders::Many(vec![*first, block]),
-                Holders::Many(blocks) => blocks.push(block),
-            })
-            .or_insert(Holders::One(block));
+        match self.first.entry(hash) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(block);
+            }
+            Entry::Occupied(_) => self.further.entry(hash).or_default().push(block),
+        }
     }
 
     /// Forgets that `block` holds the content of `hash`.
     pub fn remove(&mut self, hash: ChainHash, block: BlockId) {
-        let Some(holders) = self.holders.get_mut(&hash) else {
+        let Entry::Occupied(mut first) = self.first.entry(hash) else {
             debug_assert!(false, "{block} is not registered");
             return;
         };
         self.len -= 1;
-        match holders {
-            Holders::One(_) => {
-                self.holders.remove(&hash);
-            }
-            Holders::Many(blocks) => {
-                blocks.retain(|&other| other != block);
-                if let [last] = blocks[..] {
-                    *holders = Holders::One(last);
-                }
-            }
+        let Some(further) = self.further.get_mut(&hash) else {
+            debug_assert_eq!(*first.get(), block, "another block is registered");
+            first.remove();
+            return;
+        };
+        if *first.get() == block {
+            *first.get_mut() = further.remove(0);
+        } else {
+            further.retain(|&other| other != block);
+        }
+        if further.is_empty() {
+            self.further.remove(&hash);
         }
     }
 
     /// The first registered block with the content of `hash`.
     pub fn get(&self, hash: ChainHash) -> Option<BlockId> {
-        self.holders.get(&hash).map(|holders| match holders {
-            Holders::One(block) => *block,
-            Holders::Many(blocks) => blocks[0],
-        })
+        self.first.get(&hash).copied()
     }
 
     /// The blocks of the longest cached prefix of `chain`, whose full blocks have `block_size` tokens.
@@ -119,7 +121,7 @@ mod tests {
     #[test]
     fn the_longest_prefix_ends_at_the_first_gap_and_ignores_a_partial_block() {
         let chain = chain(19);
-        let mut cache = PrefixCache::default();
+        let mut cache = PrefixCache::with_capacity(4);
         for (index, block) in [(3, 10), (7, 11), (15, 13)] {
             cache.insert(chain[index], BlockId(block));
         }
@@ -132,7 +134,7 @@ mod tests {
     #[test]
     fn duplicates_are_kept_and_found_in_order_of_registration() {
         let hash = chain(1)[0];
-        let mut cache = PrefixCache::default();
+        let mut cache = PrefixCache::with_capacity(4);
         for block in [5, 6, 7] {
             cache.insert(hash, BlockId(block));
         }

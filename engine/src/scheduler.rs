@@ -122,7 +122,8 @@ impl Scheduler {
 
         self.waiting.pop_front();
         let request = &mut self.requests[slot];
-        if request.num_preemptions == 0 {
+        // Whoever comes back was counted before.
+        if request.num_preemptions == 0 && !request.remote_asked {
             request.cached_tokens = cached;
             self.totals.prefix_queries += num_tokens as u64;
             self.totals.prefix_hits += cached as u64;

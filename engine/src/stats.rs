@@ -45,7 +45,7 @@ pub struct Totals {
     pub prefix_hits: u64,
     /// Prompt tokens of decode legs that the local cache did not have.
     pub external_queries: u64,
-    /// Of these, loaded from a remote prefill.
+    /// Of these, asked of a remote prefill. Counted at admission, whether or not the load succeeds.
     pub external_hits: u64,
     /// Prompt tokens of requests that reached their first output token.
     pub prompt_tokens: u64,

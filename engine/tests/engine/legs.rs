@@ -165,7 +165,7 @@ fn a_failed_load_ends_the_request_with_an_error_by_default() {
     assert!(driver.engine.is_drained());
     assert_eq!(driver.engine.stats().blocks_cached, 0, "nobody finds what was not loaded");
     let totals = driver.engine.stats().totals;
-    assert_eq!((totals.remote_load_failures, totals.external_hits), (1, 0));
+    assert_eq!((totals.remote_load_failures, totals.prompt_tokens_remote), (1, 0));
 }
 
 #[test]
@@ -184,6 +184,9 @@ fn a_failed_load_is_recomputed_when_asked_with_and_without_a_cached_prefix() {
         assert_eq!((finished.reason, finished.remote_tokens), (FinishReason::Length, 0));
     }
     assert_eq!(driver.finished[&RequestId(2)].cached_tokens, 8);
+    let totals = driver.engine.stats().totals;
+    assert_eq!((totals.prefix_queries, totals.prefix_hits), (18, 8), "each is counted once");
+    assert_eq!((totals.prompt_tokens_remote, totals.prompt_tokens_computed), (0, 10));
     assert_eq!(driver.output(1), driver.output(2));
     assert!(driver.engine.is_drained());
 }
