@@ -274,3 +274,30 @@ async fn connections_closed_while_unused_do_not_cost_an_attempt() {
     assert_eq!(router.failure("decode_stale_connection"), 1);
     assert!(decode.received()[2].body.contains(PARAMS));
 }
+
+#[tokio::test]
+async fn a_worker_that_does_not_speak_http_is_named() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            let read = stream.read(&mut request).await.unwrap();
+            let health = request[..read].starts_with(b"GET /health");
+            let ok = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+            let answer: &[u8] = if health { ok } else { b"SSH-2.0-OpenSSH_9.2\r\n" };
+            stream.write_all(answer).await.unwrap();
+        }
+    });
+    let decode = Fake::decode().await;
+    let mut config = config(&[&decode], &[&decode]);
+    config.prefill = vec![addr.into()];
+    let router = serve(config).await;
+    let reply = ask(&router).await;
+    assert_eq!(reply.status, 502);
+    assert!(reply.body.contains(&format!("prefill worker http://{addr}")), "{}", reply.body);
+    assert!(reply.body.contains("invalid HTTP"), "{}", reply.body);
+    server.abort();
+}

@@ -4,10 +4,11 @@ mod support;
 
 use std::time::Duration;
 
+use http_body_util::{BodyExt, Full};
 use hyper::Method;
 use pdlab_router::ApiKey;
 use support::client::{get, post, send};
-use support::fake::{Fake, Step, events, json, send as bytes};
+use support::fake::{Act, Fake, Step, events, json, send as text};
 use support::{PARAMS, config, serve};
 
 const BODY: &str = r#"{ "model": "m", "prompt": [1,2], "max_tokens": 64, "stream": true, "stream_options": {"include_usage": true}, "min_tokens": 2, "temperature": 0.10, "big": 12345678901234567890123, "x\u0079z": "\u00e9", "kv_transfer_params": {"mine": 1} }"#;
@@ -87,7 +88,7 @@ async fn streams_pass_unchanged_and_as_they_come() {
     let parts = ["data: {\"a\":1}\n\n", ": ping\n\ndata: {\"b", "\":2}\n\n", "data: [DONE]\n\n"];
     let mut steps = Vec::new();
     for part in parts {
-        steps.extend([bytes(part), Step::Pause(Duration::from_millis(5))]);
+        steps.extend([text(part), Step::Pause(Duration::from_millis(5))]);
     }
     decode.always(events(steps));
     let router = serve(config(&[&prefill], &[&decode])).await;
@@ -105,12 +106,12 @@ async fn streams_pass_unchanged_and_as_they_come() {
 #[tokio::test]
 async fn the_first_event_does_not_wait_for_the_second() {
     let (prefill, decode) = (Fake::prefill().await, Fake::decode().await);
-    decode.always(events(vec![bytes("data: 1\n\n"), Step::Stall]));
+    decode.always(events(vec![text("data: 1\n\n"), Step::Stall]));
     let router = serve(config(&[&prefill], &[&decode])).await;
     let mut open = support::client::open(router.addr, Method::POST, "/v1/completions", &[], "{}")
         .await
         .unwrap();
-    let frame = http_body_util::BodyExt::frame(&mut open.body).await.unwrap().unwrap();
+    let frame = open.body.frame().await.unwrap().unwrap();
     assert_eq!(frame.into_data().unwrap(), "data: 1\n\n");
 }
 
@@ -137,4 +138,87 @@ async fn what_decode_alone_can_answer_goes_there_unchanged() {
     assert!(prefill.received().is_empty());
     router.drained().await;
     assert_eq!(router.handle.snapshot().work.requests, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everybody_gets_their_own_answer() {
+    let (prefill, decode) = (Fake::prefill().await, Fake::decode().await);
+    decode.always(Act::Echo(Duration::from_millis(1)));
+    let router = serve(config(&[&prefill], &[&decode])).await;
+    let addr = router.addr;
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..64 {
+        clients.spawn(async move {
+            for round in 0..8 {
+                let id = format!("{client}-{round}");
+                let body = format!(r#"{{"prompt":"{}"}}"#, "x".repeat(client * 700));
+                let headers = [("x-request-id", id.as_str())];
+                let path = "/v1/completions";
+                let bytes = r#"{"kv_transfer_params":,"#.len() + PARAMS.len() + body.len() - 1;
+                if (client + round) % 7 == 0 {
+                    // Leaves; the answer meant for it must reach nobody else.
+                    let asked = send(addr, Method::POST, path, &headers, body);
+                    let _ = tokio::time::timeout(Duration::from_micros(500), asked).await;
+                } else {
+                    let reply = send(addr, Method::POST, path, &headers, body).await;
+                    assert_eq!(reply.body, format!("{id} {bytes}"));
+                }
+            }
+        });
+    }
+    while let Some(client) = clients.join_next().await {
+        client.unwrap();
+    }
+    router.drained().await;
+    let stayed = (0..64).flat_map(|c| (0..8).map(move |r| c + r)).filter(|n| n % 7 != 0).count();
+    assert!(router.handle.snapshot().work.requests >= stayed as u64);
+}
+
+#[tokio::test]
+async fn one_client_connection_serves_many_requests() {
+    let (prefill, decode) = (Fake::prefill().await, Fake::decode().await);
+    decode.next(events(vec![text("data: 1\n\n"), text("data: [DONE]\n\n")]));
+    let router = serve(config(&[&prefill], &[&decode])).await;
+    let stream = tokio::net::TcpStream::connect(router.addr).await.unwrap();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut sender, driver) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    let driver = tokio::spawn(driver);
+    let cases = [
+        ("/v1/completions", "nonsense", 400),
+        ("/v1/completions", "{}", 200),
+        ("/nowhere", "{}", 404),
+        ("/v1/chat/completions", "{}", 200),
+    ];
+    for (path, body, status) in cases {
+        sender.ready().await.unwrap();
+        let request = hyper::Request::post(path).header("host", "x");
+        let request = request.body(Full::new(bytes::Bytes::from_static(body.as_bytes()))).unwrap();
+        let answer = sender.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), status, "{path} {body}");
+        answer.into_body().collect().await.unwrap();
+    }
+    drop(sender);
+    driver.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_slow_client_is_not_taken_for_a_silent_worker() {
+    let (prefill, decode) = (Fake::prefill().await, Fake::decode().await);
+    let chunk = bytes::Bytes::from(vec![b'x'; 1 << 16]);
+    decode.next(events(vec![Step::Send(chunk); 256]));
+    let mut config = config(&[&prefill], &[&decode]);
+    config.idle_timeout = Duration::from_millis(50);
+    let router = serve(config).await;
+    let open = support::client::open(router.addr, Method::POST, "/v1/completions", &[], "{}");
+    let mut open = open.await.unwrap();
+    let mut bytes = 0;
+    while let Some(frame) = open.body.frame().await {
+        if bytes == 0 {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        bytes += frame.unwrap().into_data().unwrap().len();
+    }
+    assert_eq!(bytes, 256 << 16);
+    router.drained().await;
+    assert!(router.handle.snapshot().failures.is_empty());
 }

@@ -24,6 +24,8 @@ use tokio::time::{Sleep, sleep};
 pub enum Act {
     /// With a head, then these steps.
     Answer { status: u16, kind: &'static str, length: Option<usize>, steps: Vec<Step> },
+    /// With the request's id and the length of its body, after a pause.
+    Echo(Duration),
     /// By closing the connection.
     HangUp,
     /// Never.
@@ -208,6 +210,8 @@ async fn answer(
     }
     let answering = Count::new(state.clone(), |state| &state.answering);
     let body = body.collect().await.map_err(|_| HungUp)?.to_bytes();
+    let id = head.headers.get("x-request-id").map_or("none", |id| id.to_str().unwrap()).to_owned();
+    let body_bytes = body.len();
     state.received.lock().unwrap().push(Received {
         method: head.method,
         path: head.uri.to_string(),
@@ -217,6 +221,12 @@ async fn answer(
     let next = state.next.lock().unwrap().pop_front();
     match next.unwrap_or_else(|| state.otherwise.lock().unwrap().clone()) {
         Act::HangUp => Err(HungUp),
+        Act::Echo(pause) => {
+            let echo = format!("{id} {body_bytes}").into();
+            let steps = [Step::Pause(pause), Step::Send(echo)].into();
+            let body = Scripted { steps, pause: None, _answering: Some(answering) };
+            Ok(response(200, "text/plain", None, body))
+        }
         Act::Silence => std::future::pending().await,
         Act::Answer { status, kind, length, steps } => {
             let body = Scripted { steps: steps.into(), pause: None, _answering: Some(answering) };
