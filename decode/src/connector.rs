@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use pdlab_api::kv_transfer::{KvTransferParams, RemotePrefill};
 use pdlab_engine::RequestId;
 use pdlab_worker::{Connector, EngineHandle, Kept, Load, Shared};
@@ -42,14 +43,18 @@ impl Connector for DecodeConnector {
         KvTransferParams::default()
     }
 
+    /// From now on heartbeats renew the lease: the request may queue for longer than that.
+    fn expect(&mut self, pull: &RemotePrefill) {
+        lock(&self.waiting).insert(pull);
+    }
+
     fn load(&mut self, load: Load) {
         let (puller, engine) = (self.puller.clone(), self.engine.clone());
         let waiting = self.waiting.clone();
-        lock(&waiting).insert(&load.pull.engine_id, &load.pull.request_id);
         self.tasks.spawn_on(
             async move {
                 let outcome = puller.pull(&load).await;
-                lock(&waiting).remove(&load.pull.engine_id, &load.pull.request_id);
+                lock(&waiting).remove(&load.pull);
                 if let Err(error) = &outcome {
                     tracing::error!(request = load.pull.request_id, %error, "KV load failed");
                 }
@@ -60,6 +65,7 @@ impl Connector for DecodeConnector {
     }
 
     fn decline(&mut self, pull: RemotePrefill) {
+        lock(&self.waiting).remove(&pull);
         let puller = self.puller.clone();
         self.tasks.spawn_on(async move { puller.decline(&pull).await }, &self.runtime);
     }
@@ -90,15 +96,8 @@ pub async fn beat(
     let mut beats = tokio::time::interval(lease / BEATS_PER_LEASE);
     while stop.run_until_cancelled(beats.tick()).await.is_some() {
         let due = lock(&waiting).beats();
-        for (engine_id, beat) in due {
-            // Not connected yet: the lease covers the handshake, as in vLLM.
-            let Some(remote) = puller.remotes.connected(&engine_id) else { continue };
-            let sent = remote.peer.notify(beat.encode().into(), lease / BEATS_PER_LEASE).await;
-            if let Err(error) = sent {
-                puller.figures.notification_failed();
-                tracing::warn!(engine = engine_id, %error, "heartbeat not sent");
-            }
-        }
+        // At once: a prefill that does not answer must not cost the others their leases.
+        join_all(due.iter().map(|(pull, beat)| puller.beat(pull, beat))).await;
         puller.remotes.sweep(Instant::now());
     }
 }

@@ -96,15 +96,24 @@ impl Puller {
 
     /// Tells prefill that its blocks are not needed.
     pub async fn decline(&self, pull: &RemotePrefill) {
+        self.tell(pull, &read_notification(pull)).await;
+    }
+
+    /// Tells prefill that its blocks are still wanted. `pull` is any request of that prefill.
+    pub async fn beat(&self, pull: &RemotePrefill, heartbeat: &KvNotification) {
+        self.tell(pull, heartbeat).await;
+    }
+
+    async fn tell(&self, pull: &RemotePrefill, notification: &KvNotification) {
         let sent = async {
             let remote = self.remotes.get(pull).await?;
-            let done = Bytes::from(read_notification(pull).encode());
-            Ok::<_, ConnectError>(remote.peer.notify(done, self.read_deadline).await?)
+            let payload = Bytes::from(notification.encode());
+            Ok::<_, ConnectError>(remote.peer.notify(payload, self.read_deadline).await?)
         };
         if let Err(error) = sent.await {
             self.figures.notification_failed();
             self.shared.failed("notification");
-            tracing::warn!(request = pull.request_id, %error, "prefill was not told; its lease will end");
+            tracing::warn!(engine = pull.engine_id, %error, "prefill was not told; its leases will end");
         }
     }
 

@@ -71,11 +71,6 @@ impl Remotes {
         }
     }
 
-    /// The prefill with this engine id, if it is connected.
-    pub fn connected(&self, engine_id: &str) -> Option<Arc<Remote>> {
-        self.lock().get(engine_id).and_then(|entry| entry.remote.get().cloned())
-    }
-
     /// Drops a connection that has failed; the next request makes a new one.
     pub fn forget(&self, engine_id: &str, failed: &Arc<Remote>) {
         let mut entries = self.lock();

@@ -104,6 +104,8 @@ impl Connector for PrefillConnector {
         }
     }
 
+    fn expect(&mut self, _pull: &RemotePrefill) {}
+
     /// A pull makes no sense here: this worker has no way to read from another. The request fails
     /// with the reason, and the other side's lease frees its blocks.
     fn load(&mut self, load: Load) {

@@ -16,6 +16,10 @@ pub trait Connector: Send + 'static {
     /// the client is told.
     fn keep(&mut self, kept: Kept<'_>, now: Duration) -> KvTransferParams;
 
+    /// A request arrived whose KV is at a remote prefill. It may wait here for a place before
+    /// [`Connector::load`] or [`Connector::decline`] is called for it.
+    fn expect(&mut self, pull: &RemotePrefill);
+
     /// Blocks are to be read from a remote prefill; the outcome comes back by
     /// [`crate::EngineHandle::loaded`].
     fn load(&mut self, load: Load);

@@ -191,6 +191,9 @@ impl<C: Connector> EngineLoop<C> {
         let id = job.request.id;
         match self.engine.add(job.request.clone()) {
             Ok(()) => {
+                if let Some(pull) = &job.pull {
+                    self.connector.expect(pull);
+                }
                 let progress = Progress::new(job.arrived, job.request.tokens.len());
                 self.jobs.insert(id, Live { job, progress });
             }

@@ -1,0 +1,93 @@
+//! Bad input on the command line: an error that names the thing, the right exit code, nothing left.
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// Runs in a directory of its own with a cache of its own; the directory must stay empty.
+fn pdlab(args: &[&str]) -> Output {
+    let scratch = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_pdlab"))
+        .args(args)
+        .current_dir(scratch.path())
+        .env("PDLAB_CACHE", scratch.path().join("cache"))
+        .output()
+        .unwrap();
+    let left: Vec<_> = files(scratch.path());
+    assert!(left.is_empty(), "{args:?} left {left:?}");
+    output
+}
+
+fn files(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn fails(args: &[&str], code: i32, words: &[&str]) {
+    let output = pdlab(args);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {error}");
+    for word in words {
+        assert!(error.contains(word), "{args:?} does not mention {word}: {error}");
+    }
+}
+
+#[test]
+fn bad_arguments_of_roles_are_named() {
+    fails(&["decode", "--model", "gpt-5"], 2, &["gpt-5", "llama-3.1-8b"]);
+    fails(&["decode", "--transport", "pigeon"], 2, &["pigeon", "tcp"]);
+    fails(&["decode", "--churn-pattern", "sideways"], 2, &["sideways", "disjoint"]);
+    fails(&["decode", "--churn-bytes", "0"], 2, &["churn bytes"]);
+    fails(&["prefill", "--kv-scale", "0"], 2, &["kv_scale"]);
+    fails(&["prefill", "--num-gpu-blocks", "1"], 2, &["num_blocks"]);
+    fails(&["prefill", "--max-model-len", "10000000"], 2, &["max_model_len"]);
+    fails(&["prefill", "--kv-lease-duration", "0"], 2, &["kv-lease-duration"]);
+    fails(&["router"], 2, &["--prefill"]);
+    fails(&["router", "--prefill", "ftp://x:1", "--decode", "y:1"], 2, &["ftp://x:1"]);
+    fails(&["fly"], 2, &["fly"]);
+}
+
+#[test]
+fn ucx_builds_that_are_not_there_are_named() {
+    let here = tempfile::tempdir().unwrap();
+    let empty = here.path().to_str().unwrap();
+    fails(&["ucx", "path", "9.9.9"], 2, &["9.9.9", "1.19.0"]);
+    fails(&["ucx", "fetch", "9.9.9"], 2, &["9.9.9", "1.19.0"]);
+    fails(&["ucx", "path", "nonsense"], 2, &["nonsense"]);
+    fails(&["ucx", "path", empty], 2, &["libucp.so.0", empty]);
+    fails(&["ucx", "path", "/no/such/dir"], 2, &["/no/such/dir"]);
+    // Known, but the cache of this test is empty.
+    fails(&["ucx", "path", "1.19.0"], 3, &["pdlab ucx fetch 1.19.0"]);
+    fails(&["decode", "--transport", "ucx", "--ucx", empty], 2, &["libucp.so.0"]);
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    fails(&["decode", "--transport", "tcp", "--port", &port], 3, &[&port, "--port"]);
+    let side = ["prefill", "--transport", "tcp", "--side-channel-port", &port];
+    fails(&side, 3, &[&port, "--side-channel-port"]);
+    fails(&["router", "--prefill", "a:1", "--decode", "b:1", "--port", &port], 3, &[&port]);
+}
+
+#[test]
+fn doctor_says_what_can_run() {
+    let output = pdlab(&["doctor", "--json"]);
+    assert!(output.status.success());
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let findings = report["findings"].as_array().unwrap();
+    let of = |what: &str| findings.iter().find(|f| f["what"] == what).unwrap();
+    assert_eq!(of("transport tcp")["ok"], true);
+    assert_eq!(of("transport ucx")["ok"], false, "nothing has been fetched");
+    assert_eq!(of("memory readings")["ok"], true);
+}
+
+#[test]
+fn ucx_list_names_every_version() {
+    let output = pdlab(&["ucx", "list"]);
+    let list = String::from_utf8_lossy(&output.stdout);
+    for name in ["1.16.0", "1.19.0", "1.22.0", "system"] {
+        assert!(list.contains(name), "{list}");
+    }
+}

@@ -1,0 +1,201 @@
+//! Starts real `pdlab` processes for the end-to-end tests and ends them again, whatever happens.
+
+// Every test file is a crate of its own and uses a part of this.
+#![expect(clippy::unwrap_used, reason = "a test harness fails by panicking")]
+#![allow(dead_code, reason = "each test crate uses another part")]
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// The binary under test.
+pub const PDLAB: &str = env!("CARGO_BIN_EXE_pdlab");
+
+/// How long anything that must happen may take; generous, because test machines are busy.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A role as a child process. Killed when dropped.
+pub struct Role {
+    child: Child,
+    pub ready: Value,
+}
+
+impl Role {
+    /// Starts `pdlab ARGS` and waits for its ready line.
+    pub fn start(args: &[&str]) -> Self {
+        Self::start_with(args, &[])
+    }
+
+    /// The same with variables in its environment.
+    pub fn start_with(args: &[&str], env: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(PDLAB);
+        command.args(args).arg("--die-with-parent").envs(env.iter().copied());
+        // Failures should be read without a debugger: logs go to the test's own stderr.
+        let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+        let stdout = child.stdout.take().unwrap();
+        let (sender, line) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut first = String::new();
+            let _ = BufReader::new(stdout).read_line(&mut first);
+            let _ = sender.send(first);
+        });
+        let line = line.recv_timeout(PATIENCE).unwrap_or_default();
+        let ready = serde_json::from_str(&line);
+        let Ok(ready) = ready else {
+            let _ = child.kill();
+            panic!("`pdlab {}` printed no ready line but {line:?}", args.join(" "));
+        };
+        Self { child, ready }
+    }
+
+    pub fn url(&self) -> &str {
+        self.ready["http"].as_str().unwrap()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The role's snapshot.
+    pub async fn snapshot(&self) -> Value {
+        get(&format!("{}/pdlab/snapshot", self.url())).await.1
+    }
+
+    /// Sends a signal by name, such as `STOP`.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status();
+        assert!(sent.unwrap().success(), "signal {name}");
+    }
+
+    /// Sends SIGKILL and reaps.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Sends SIGTERM and waits for the end; returns the exit code.
+    pub fn terminate(mut self) -> Option<i32> {
+        self.signal("TERM");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "SIGTERM was not obeyed");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until nothing is in flight, pinned or held, as the snapshot defines it.
+    pub async fn drained(&self) -> Value {
+        eventually(&format!("{} drains", self.ready["role"]), async || {
+            let snapshot = self.snapshot().await;
+            is_drained(&snapshot).then_some(snapshot)
+        })
+        .await
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// One router, one prefill, one decode.
+pub struct Trio {
+    pub router: Role,
+    pub prefill: Role,
+    pub decode: Role,
+}
+
+impl Trio {
+    /// Over TCP, with extra flags for prefill and decode.
+    pub fn start(prefill: &[&str], decode: &[&str]) -> Self {
+        let tcp = ["--transport", "tcp", "--time-scale", "0"];
+        Self::start_with(&[&tcp, prefill].concat(), &[&tcp, decode].concat(), &[])
+    }
+
+    pub fn start_with(prefill: &[&str], decode: &[&str], env: &[(&str, &str)]) -> Self {
+        let prefill = Role::start_with(&[&["prefill"], prefill].concat(), env);
+        let decode = Role::start_with(&[&["decode"], decode].concat(), env);
+        let router = start_router(&[&prefill], &[&decode]);
+        Self { router, prefill, decode }
+    }
+
+    /// Everything drains, no block was corrupt; returns the snapshots of prefill and decode.
+    pub async fn drained(&self) -> (Value, Value) {
+        let (prefill, decode) = (self.prefill.drained().await, self.decode.drained().await);
+        self.router.drained().await;
+        assert_eq!(decode["work"]["corrupt_blocks"], 0);
+        (prefill, decode)
+    }
+}
+
+/// A router before these workers, with quick health checks.
+pub fn start_router(prefill: &[&Role], decode: &[&Role]) -> Role {
+    let mut args = vec!["router", "--health-interval", "0.2"];
+    for role in prefill {
+        args.extend(["--prefill", role.url()]);
+    }
+    for role in decode {
+        args.extend(["--decode", role.url()]);
+    }
+    Role::start(&args)
+}
+
+/// The definition that `pdlab_api::snapshot::Snapshot::is_drained` implements.
+pub fn is_drained(snapshot: &Value) -> bool {
+    let snapshot: pdlab_api::snapshot::Snapshot =
+        serde_json::from_value(snapshot.clone()).expect("a snapshot");
+    snapshot.is_drained()
+}
+
+/// Asks again until there is an answer.
+pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "timed out: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// GET; status and body, which is null if it is not JSON.
+pub async fn get(url: &str) -> (u16, Value) {
+    answer(reqwest::Client::new().get(url)).await
+}
+
+/// POST of JSON.
+pub async fn post(url: &str, body: Value) -> (u16, Value) {
+    answer(reqwest::Client::new().post(url).json(&body)).await
+}
+
+/// POST of any bytes as JSON.
+pub async fn post_bytes(url: &str, body: impl Into<reqwest::Body>) -> (u16, Value) {
+    let request = reqwest::Client::new().post(url).header("content-type", "application/json");
+    answer(request.body(body)).await
+}
+
+async fn answer(request: reqwest::RequestBuilder) -> (u16, Value) {
+    let response = request.timeout(PATIENCE).send().await.unwrap();
+    let status = response.status().as_u16();
+    let text = response.text().await.unwrap_or_default();
+    (status, serde_json::from_str(&text).unwrap_or(Value::Null))
+}
+
+/// The events of a stream up to `[DONE]`, and whether that came.
+pub async fn stream(url: &str, body: Value) -> (Vec<Value>, bool) {
+    let request = reqwest::Client::new().post(url).json(&body).timeout(PATIENCE);
+    let text = request.send().await.unwrap().text().await.unwrap();
+    let data: Vec<&str> = text.split("\n\n").filter_map(|e| e.strip_prefix("data: ")).collect();
+    let done = data.last() == Some(&"[DONE]");
+    let events = data.iter().filter(|e| **e != "[DONE]");
+    (events.map(|e| serde_json::from_str(e).unwrap()).collect(), done)
+}
