@@ -15,7 +15,7 @@ use crate::config::{AgentConfig, BackendKind};
 use crate::counters::{Counters, Held, Snapshot};
 use crate::error::Error;
 use crate::mapping::Mapping;
-use crate::metadata::{BlockLayout, Metadata, RemoteRegion, is_valid_name};
+use crate::metadata::{BlockLayout, MAX_NAME_BYTES, Metadata, RemoteRegion, is_valid_name};
 use crate::notifications::{Notification, Notifications};
 use crate::peer::Peer;
 use crate::region::{Region, RegionCore};
@@ -49,12 +49,12 @@ impl Agent {
     ///
     /// # Errors
     /// [`Error::Open`] or [`Error::Unsupported`] if the backend is not usable here;
-    /// [`Error::TooLarge`] for a name that is empty or too long.
+    /// [`Error::BadConfig`] for a name or address that cannot be.
     pub async fn open(config: AgentConfig) -> Result<Self, Error> {
         if !is_valid_name(&config.name) {
-            let size = config.name.len() as u64;
-            let limit = crate::metadata::MAX_NAME_BYTES as u64;
-            return Err(Error::TooLarge { what: "the length of the agent's name", size, limit });
+            let len = config.name.len();
+            let reason = format!("its name has 1 to {MAX_NAME_BYTES} bytes, this one has {len}");
+            return Err(Error::BadConfig { reason });
         }
         let limits = &config.limits;
         let shared = Arc::new(Shared {

@@ -8,6 +8,12 @@ use crate::config::BackendKind;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A setting of the agent cannot be.
+    #[error("cannot open an agent: {reason}")]
+    BadConfig {
+        /// Which setting, and what it may be.
+        reason: String,
+    },
     /// The backend could not be opened on this machine.
     #[error("cannot open the {backend} backend: {reason}")]
     Open {
@@ -141,6 +147,7 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
+            Self::BadConfig { .. } => "bad_config",
             Self::Open { .. } => "open",
             Self::Register { .. } => "register",
             Self::BadMetadata { .. } => "bad_metadata",

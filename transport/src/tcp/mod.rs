@@ -68,7 +68,7 @@ pub(crate) async fn open(
     if config.listen.is_unspecified() {
         let reason =
             format!("peers cannot connect to {}; name an address of this host", config.listen);
-        return Err(failed(reason));
+        return Err(Error::BadConfig { reason });
     }
     let on = |error| failed(format!("cannot listen on {}: {error}", config.listen));
     let listener = TcpListener::bind((config.listen, 0)).await.map_err(on)?;

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -69,9 +70,10 @@ pub(super) async fn accept(listener: TcpListener, context: Arc<Context>) {
             let limit = context.shared.limits.connections;
             if context.shared.counters.connections_accepted.get() >= limit as u64 {
                 context.shared.counters.fail("protocol");
-                // The buffer of a new socket takes so few bytes at once, or the client sees no more
-                // than an end.
-                let _ = stream.try_write(&wire::refusal(&format!("{limit} connections are open")));
+                // Not waited for: the buffer of a new socket takes so few bytes at once, or the
+                // client sees no more than an end.
+                let refusal = wire::refusal(&format!("{limit} connections are open"));
+                let _ = SockRef::from(&stream).send(&refusal);
                 continue;
             }
             let held = context.shared.counters.connections_accepted.hold(1);
@@ -222,7 +224,7 @@ async fn answer_data(
     let mut header = Header { kind: Kind::Data, id, len }.encode();
     let mut pieces = blocks.after(header.as_mut_ptr(), HEADER_BYTES);
     let served = &context.shared.counters.bytes_served;
-    // The header counts as served, for a moment, and is taken off again at once.
+    // Served are the blocks, not the header in front of them.
     let mut head = HEADER_BYTES as u64;
     let count = |sent: u64| {
         let of_header = head.min(sent);

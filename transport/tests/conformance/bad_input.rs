@@ -124,7 +124,7 @@ pub(crate) async fn sizes_over_the_limits(backend: Backend) {
     assert_eq!(notified(&server).await.payload, "1234567890");
 
     for name in ["", &"x".repeat(256)] {
-        assert_eq!(kind(Agent::open(backend.config(name)).await), "too_large");
+        assert_eq!(kind(Agent::open(backend.config(name)).await), "bad_config");
     }
 }
 

@@ -172,3 +172,15 @@ pub(crate) async fn dead_clients_are_forgotten(backend: Backend) {
     client.kill().await;
     until("it is forgotten", || server.snapshot().connections_accepted == 0).await;
 }
+
+pub(crate) async fn addresses_that_cannot_be(backend: Backend) {
+    for (listen, expected) in
+        [("0.0.0.0", "bad_config"), ("::", "bad_config"), ("192.0.2.1", "open")]
+    {
+        let mut config = backend.config("server");
+        config.listen = listen.parse().unwrap();
+        let error = Agent::open(config).await.unwrap_err();
+        assert_eq!(error.kind(), expected);
+        assert!(error.to_string().contains(listen), "{error}");
+    }
+}

@@ -113,6 +113,11 @@ mod tcp_only {
     }
 
     #[test]
+    fn addresses_that_cannot_be() {
+        run(Tcp, hostile::addresses_that_cannot_be);
+    }
+
+    #[test]
     fn dead_clients_are_forgotten() {
         run(Tcp, hostile::dead_clients_are_forgotten);
     }
