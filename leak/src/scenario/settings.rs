@@ -63,9 +63,10 @@ pub struct Churn {
     pub role: Role,
     /// Which addresses are unmapped, and how.
     pub pattern: Pattern,
-    /// Bytes per mapping, a multiple of the page size.
+    /// Bytes per mapping, a multiple of 4096, at most 1 GiB; for `random` the largest.
     pub bytes: u64,
-    /// Mappings that stay in place at any time; the oldest goes when a new one comes. Default 1.
+    /// Mappings that `disjoint` (the pieces between the holes) and `random` keep in place; past that the oldest goes.
+    /// 1 to 60,000, since Linux allows a process 65,530 mappings. Default 1. The others do not use it.
     #[serde(default = "one")]
     pub resident: u32,
     /// Unmaps per engine step. Default 0.
@@ -253,7 +254,7 @@ names! {
         Adjacent = "adjacent",
         /// Ranges with gaps between them, so that nothing merges.
         Disjoint = "disjoint",
-        /// A random one of the resident ranges, in a random order of sizes.
+        /// A set of mappings of random sizes, replaced at random.
         Random = "random",
         /// malloc and free in an arena of glibc's that is not the main one.
         Arena = "arena",
