@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::exit::Failure;
-use crate::{doctor, roles, ucx};
+use crate::{doctor, measure, roles, ucx};
 
 /// A lab for prefill/decode disaggregated LLM serving that needs no GPU.
 #[derive(Debug, Parser)]
@@ -15,6 +15,13 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run a leak scenario end to end and print the verdict
+    Repro(Box<pdlab_bench::repro::ReproArgs>),
+    /// Run a local cluster until Ctrl-C
+    Up(Box<pdlab_bench::cluster::up::UpArgs>),
+    /// Put load on a server, or on a transport
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Run the front door
     Router(Box<roles::RouterArgs>),
     /// Run a prefill worker
@@ -28,10 +35,19 @@ enum Command {
     Doctor(doctor::DoctorArgs),
 }
 
+#[derive(Debug, Subcommand)]
+enum BenchCommand {
+    /// Load any OpenAI-compatible server, with the options of `vllm bench serve`
+    Serve(Box<pdlab_bench::serve::Options>),
+}
+
 impl Cli {
     /// Runs the command.
     pub(crate) fn run(self) -> Result<(), Failure> {
         match self.command {
+            Command::Repro(args) => measure::repro(&args),
+            Command::Up(args) => measure::up(&args),
+            Command::Bench(BenchCommand::Serve(args)) => measure::serve(&args),
             Command::Router(args) => roles::router(&args),
             Command::Prefill(args) => roles::prefill(&args),
             Command::Decode(args) => roles::decode(&args),

@@ -83,8 +83,13 @@ fn limit(what: &str, path: &str, at_least: u64) -> Finding {
 /// Leaks are measured from smaps; without it nothing can be.
 fn own_smaps() -> Finding {
     let (ok, detail) = match fs::read_to_string("/proc/self/smaps_rollup") {
-        Ok(text) if text.contains("Rss:") => (true, "/proc/PID/smaps_rollup can be read".to_owned()),
-        Ok(_) => (false, "/proc/self/smaps_rollup has no Rss line: is this Linux 4.14 or later?".to_owned()),
+        Ok(text) if text.contains("Rss:") => {
+            (true, "/proc/PID/smaps_rollup can be read".to_owned())
+        }
+        Ok(_) => (
+            false,
+            "/proc/self/smaps_rollup has no Rss line: is this Linux 4.14 or later?".to_owned(),
+        ),
         Err(error) => (false, format!("/proc/self/smaps_rollup cannot be read: {error}")),
     };
     Finding { what: "memory readings".into(), ok, detail }

@@ -130,6 +130,7 @@ impl WorkerArgs {
 }
 
 fn seconds(flag: &str, value: f64) -> Result<Duration, Failure> {
-    Duration::try_from_secs_f64(value)
-        .map_err(|_| Failure::bad_input(format!("{flag} is {value}: use a number of seconds, 0 or more")))
+    Duration::try_from_secs_f64(value).map_err(|_| {
+        Failure::bad_input(format!("{flag} is {value}: use a number of seconds, 0 or more"))
+    })
 }

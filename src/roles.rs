@@ -197,11 +197,11 @@ where
 }
 
 /// Resolves at the first SIGTERM or SIGINT.
-fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
-    let catch = |kind| {
-        signal(kind).map_err(|e| Failure::environment(format!("cannot catch signals: {e}")))
-    };
-    let (mut terminate, mut interrupt) = (catch(SignalKind::terminate())?, catch(SignalKind::interrupt())?);
+pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
+    let catch =
+        |kind| signal(kind).map_err(|e| Failure::environment(format!("cannot catch signals: {e}")));
+    let (mut terminate, mut interrupt) =
+        (catch(SignalKind::terminate())?, catch(SignalKind::interrupt())?);
     Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}
