@@ -34,6 +34,8 @@ impl Backend {
         let mut config = AgentConfig::new(name);
         config.choice = BackendChoice::Only(self.kind);
         config.ucx = self.ucx.clone();
+        config.ucx_variables =
+            std::env::vars().filter(|(name, _)| name.starts_with("UCX_")).collect();
         config
     }
 
