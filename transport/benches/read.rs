@@ -50,7 +50,7 @@ fn main() -> Result<(), Failure> {
 
 fn reads(criterion: &mut Criterion) {
     ceiling(&mut criterion.benchmark_group("memcpy"));
-    for kind in BackendKind::ALL {
+    for kind in BackendKind::ALL.iter().copied() {
         let mut group = criterion.benchmark_group(kind.as_str());
         if let Err(reason) = backend(&mut group, kind) {
             println!("{kind}: skipped: {reason}");
@@ -159,6 +159,8 @@ fn config(kind: BackendKind, name: &str) -> Result<AgentConfig, Failure> {
     config.choice = BackendChoice::Only(kind);
     if kind == BackendKind::Ucx {
         config.ucx = Some(ucx_build()?);
+        config.ucx_variables =
+            std::env::vars().filter(|(name, _)| name.starts_with("UCX_")).collect();
     }
     Ok(config)
 }

@@ -22,7 +22,7 @@ pub enum BackendKind {
 
 impl BackendKind {
     /// Every backend, the usable and the others.
-    pub const ALL: [Self; 2] = [Self::Tcp, Self::Ucx];
+    pub const ALL: &[Self] = &[Self::Tcp, Self::Ucx];
 
     /// The lowercase name, as in flags and results.
     #[must_use]
@@ -52,9 +52,8 @@ impl FromStr for BackendKind {
     type Err = UnknownBackend;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|kind| kind.as_str() == name)
+        let mut all = Self::ALL.iter().copied();
+        all.find(|kind| kind.as_str() == name)
             .ok_or_else(|| UnknownBackend { name: name.to_owned(), expected: "tcp or ucx" })
     }
 }
@@ -183,7 +182,7 @@ mod tests {
 
     #[test]
     fn names_round_trip() {
-        for kind in BackendKind::ALL {
+        for kind in BackendKind::ALL.iter().copied() {
             assert_eq!(kind.to_string().parse(), Ok(kind));
             assert_eq!(kind.to_string().parse(), Ok(BackendChoice::Only(kind)));
         }

@@ -14,10 +14,48 @@
 //! - `peer`: checks descriptors, takes claims, enforces deadlines, keeps cancelled reads owned.
 //! - [`mapping`], `region`, `claims`: memory, who may touch which bytes of it, and until when.
 //! - `metadata`: the bytes that one agent hands to another, and a decoder that trusts none of them.
-//! - `backend`: what a backend must guarantee; `tcp` is the one that needs nothing but sockets.
+//! - `backend`: what a backend must guarantee. `tcp` needs nothing but sockets; `ucx` (cargo feature
+//!   `ucx`) opens libucp at run time.
 //! - [`builds`]: which UCX to open: versions to fetch, the system's, or a path.
 //! - `counters`, `notifications`: what the [`Snapshot`] shows, and the bounded inbox.
 //! - [`config`], [`error`]: limits with their defaults; every way to fail, with its cure.
+//!
+//! # Example
+//! ```
+//! use std::time::Duration;
+//!
+//! use pdlab_transport::{Agent, AgentConfig, BackendChoice, BackendKind, Descriptor, Mapping};
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = |name: &str| {
+//!     let mut config = AgentConfig::new(name);
+//!     config.choice = BackendChoice::Only(BackendKind::Tcp);
+//!     config
+//! };
+//! // The owner registers its memory and hands out metadata.
+//! let owner = Agent::open(config("prefill")).await?;
+//! let mut memory = Mapping::anonymous(8192)?;
+//! memory.as_mut_slice().fill(7);
+//! owner.register(memory)?;
+//! let metadata = owner.metadata()?;
+//!
+//! // The reader needs nothing else.
+//! let reader = Agent::open(config("decode")).await?;
+//! let region = reader.register(Mapping::anonymous(8192)?)?;
+//! let deadline = Duration::from_secs(5);
+//! let peer = reader.connect(&metadata, deadline).await?;
+//! let blocks = [Descriptor::new(0, 4096, 4096), Descriptor::new(4096, 0, 4096)];
+//! let report = peer.read(&region, &blocks, Some("got it".into()), deadline).await?;
+//! assert_eq!(report.bytes, 8192);
+//! assert!(region.read(0..8192, |bytes| bytes.iter().all(|byte| *byte == 7))?);
+//! assert_eq!(owner.next_notification().await.unwrap().payload, "got it");
+//!
+//! reader.close().await?;
+//! owner.close().await?;
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # Thread safety
 //! [`Agent`], [`Region`] and [`Peer`] are cheap clones of shared state and may be used from any

@@ -17,7 +17,7 @@ const MAGIC: &[u8; 8] = b"PDLABMD\n";
 const VERSION: u8 = 1;
 /// Longest metadata that is looked at. 64 regions with keys of a few hundred bytes stay far below.
 const MAX_BYTES: usize = 1 << 20;
-/// Longest agent name; its length is one byte in no protocol, but nobody reads more in a log.
+/// Longest agent name, in bytes: it travels with every hello and stands in every error.
 pub(crate) const MAX_NAME_BYTES: usize = 255;
 
 /// How a region is divided into KV blocks. Peers compare it before they read.
@@ -166,7 +166,7 @@ fn backend_code(kind: BackendKind) -> u8 {
 }
 
 fn backend_of(code: u8) -> Option<BackendKind> {
-    BackendKind::ALL.into_iter().find(|kind| backend_code(*kind) == code)
+    BackendKind::ALL.iter().copied().find(|kind| backend_code(*kind) == code)
 }
 
 fn put_long(out: &mut BytesMut, bytes: &[u8]) {
