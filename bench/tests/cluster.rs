@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use pdlab_api::ready::Role;
 use pdlab_bench::cluster::{
-    ChurnPlan, Cluster, ClusterError, ClusterPlan, End, EnginePlan, Patience, Policy,
+    ChurnPlan, Cluster, ClusterError, ClusterPlan, End, EnginePlan, Patience, Policy, up,
 };
 use pdlab_leak::scenario::{Pattern, Transport};
+use tokio_util::sync::CancellationToken;
 
 /// Short enough for tests, long enough for a busy machine to start a small process.
 const PATIENCE: Patience = Patience {
@@ -39,9 +40,9 @@ fn plan(env: &[(&str, &str)]) -> ClusterPlan {
             pattern: Pattern::Same,
             bytes: 4096,
             resident: 1,
-            per_step: 1,
-            per_token: 0,
-            rate_per_s: 0,
+            per_step: 1.0,
+            per_token: 0.0,
+            rate_per_s: 0.0,
         },
         kv_read_timeout_ms: 1000,
         seed: 1,
@@ -49,6 +50,10 @@ fn plan(env: &[(&str, &str)]) -> ClusterPlan {
         listen: ("127.0.0.1".into(), 0),
         env,
     }
+}
+
+fn never() -> CancellationToken {
+    CancellationToken::new()
 }
 
 /// Processes that run the fake role with its log in `dir`: those of this test and no other's.
@@ -80,8 +85,9 @@ async fn none_left(dir: &Path) -> bool {
 
 async fn fails_to_start(env: &[(&str, &str)], patience: Patience) -> ClusterError {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let error =
-        Cluster::start(&plan(env), dir.path(), patience).await.expect_err("it must not start");
+    let error = Cluster::start(&plan(env), dir.path(), patience, &never())
+        .await
+        .expect_err("it must not start");
     assert_eq!(
         children(dir.path()),
         [0u32; 0],
@@ -93,7 +99,7 @@ async fn fails_to_start(env: &[(&str, &str)], patience: Patience) -> ClusterErro
 #[tokio::test]
 async fn a_cluster_starts_answers_and_stops() {
     let dir = tempfile::tempdir().unwrap();
-    let mut cluster = Cluster::start(&plan(&[]), dir.path(), PATIENCE).await.unwrap();
+    let mut cluster = Cluster::start(&plan(&[]), dir.path(), PATIENCE, &never()).await.unwrap();
     let labels: Vec<&str> = cluster.roles().iter().map(|role| role.label()).collect();
     assert_eq!(labels, ["prefill-0", "decode-0", "decode-1", "router"]);
     assert_eq!(cluster.of(Role::Decode).count(), 2);
@@ -161,13 +167,15 @@ async fn a_role_that_is_never_healthy_meets_a_deadline() {
 async fn a_program_that_is_not_there_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let plan = ClusterPlan { program: "/nonexistent/pdlab".into(), ..plan(&[]) };
-    let error = Cluster::start(&plan, dir.path(), PATIENCE).await.unwrap_err();
+    let error = Cluster::start(&plan, dir.path(), PATIENCE, &never()).await.unwrap_err();
     assert!(error.to_string().contains("/nonexistent/pdlab"), "{error}");
 }
 
 #[tokio::test]
 async fn a_log_directory_that_is_not_there_is_named() {
-    let error = Cluster::start(&plan(&[]), Path::new("/nonexistent"), PATIENCE).await.unwrap_err();
+    let error = Cluster::start(&plan(&[]), Path::new("/nonexistent"), PATIENCE, &never())
+        .await
+        .unwrap_err();
     assert!(matches!(&error, ClusterError::Log { .. }), "{error:?}");
 }
 
@@ -176,7 +184,7 @@ async fn a_role_that_ignores_sigterm_is_killed() {
     let dir = tempfile::tempdir().unwrap();
     let patience = Patience { stop: Duration::from_millis(300), ..PATIENCE };
     let plan = plan(&[("FAKE_PREFILL", "deaf")]);
-    let cluster = Cluster::start(&plan, dir.path(), patience).await.unwrap();
+    let cluster = Cluster::start(&plan, dir.path(), patience, &never()).await.unwrap();
     let ends = cluster.stop().await;
     assert_eq!(ends[0], End::Killed);
     assert!(ends[1..].iter().all(|end| matches!(end, End::Exited(_))), "{ends:?}");
@@ -187,24 +195,63 @@ async fn a_role_that_ignores_sigterm_is_killed() {
 async fn a_dropped_cluster_leaves_no_child() {
     let dir = tempfile::tempdir().unwrap();
     let plan = plan(&[("FAKE_DECODE", "deaf")]);
-    drop(Cluster::start(&plan, dir.path(), PATIENCE).await.unwrap());
+    drop(Cluster::start(&plan, dir.path(), PATIENCE, &never()).await.unwrap());
     assert!(none_left(dir.path()).await, "{:?}", children(dir.path()));
 }
 
 #[tokio::test]
-async fn a_start_that_is_cancelled_leaves_no_child() {
+async fn a_start_that_is_dropped_leaves_no_child() {
     let dir = tempfile::tempdir().unwrap();
-    let plan = plan(&[("FAKE_PREFILL", "silent")]);
-    let start = Cluster::start(&plan, dir.path(), PATIENCE);
+    let (plan, cancel) = (plan(&[("FAKE_PREFILL", "silent")]), never());
+    let start = Cluster::start(&plan, dir.path(), PATIENCE, &cancel);
     tokio::time::timeout(Duration::from_millis(200), start).await.unwrap_err();
     assert!(none_left(dir.path()).await, "{:?}", children(dir.path()));
+}
+
+#[tokio::test]
+async fn a_start_that_is_cancelled_has_reaped_every_child() {
+    let dir = tempfile::tempdir().unwrap();
+    let (plan, cancel) = (plan(&[("FAKE_PREFILL", "silent")]), never());
+    let start = Cluster::start(&plan, dir.path(), PATIENCE, &cancel);
+    let cancelling = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        cancel.cancel();
+    };
+    let (started, ()) = tokio::join!(start, cancelling);
+    assert!(matches!(started, Err(ClusterError::Cancelled)), "{started:?}");
+    assert_eq!(children(dir.path()), [0u32; 0]);
+}
+
+#[tokio::test]
+async fn up_serves_until_it_is_cancelled() {
+    let dir = tempfile::tempdir().unwrap();
+    let (plan, cancel) = (plan(&[]), never());
+    let mut told = None;
+    let ends = up::run(&plan, dir.path(), PATIENCE, &cancel, |addresses| {
+        told = Some(addresses.clone());
+        cancel.cancel();
+    });
+    assert_eq!(ends.await.unwrap().len(), 4);
+    let addresses = told.unwrap();
+    assert_eq!(addresses.roles.len(), 4);
+    assert_eq!(addresses.url, addresses.roles[3].http);
+    assert_eq!(children(dir.path()), [0u32; 0]);
+}
+
+#[tokio::test]
+async fn up_ends_when_a_role_dies() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = plan(&[("FAKE_DECODE", "mortal")]);
+    let error = up::run(&plan, dir.path(), PATIENCE, &never(), |_| {}).await.unwrap_err();
+    assert!(matches!(&error, ClusterError::Died { .. }), "{error:?}");
+    assert_eq!(children(dir.path()), [0u32; 0]);
 }
 
 #[tokio::test]
 async fn a_role_that_dies_later_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let plan = plan(&[("FAKE_PREFILL", "mortal")]);
-    let mut cluster = Cluster::start(&plan, dir.path(), PATIENCE).await.unwrap();
+    let mut cluster = Cluster::start(&plan, dir.path(), PATIENCE, &never()).await.unwrap();
     let mut snapshot = cluster.snapshot(0).await;
     for _ in 0..500 {
         if snapshot.is_err() {
@@ -235,7 +282,7 @@ async fn a_role_that_dies_later_is_noticed() {
 async fn blocks_that_never_come_back_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     let plan = plan(&[("FAKE_PREFILL", "hoarder")]);
-    let mut cluster = Cluster::start(&plan, dir.path(), PATIENCE).await.unwrap();
+    let mut cluster = Cluster::start(&plan, dir.path(), PATIENCE, &never()).await.unwrap();
     let error = cluster.drained().await.unwrap_err();
     assert!(error.to_string().starts_with("prefill-0 still holds 4 KV blocks"), "{error}");
     cluster.stop().await;

@@ -99,12 +99,13 @@ impl RoleProcess {
 }
 
 /// A process that has been spawned and has not said yet that it serves.
+#[derive(Debug)]
 pub(super) struct Starting {
     label: String,
     role: Role,
     program: PathBuf,
     child: Child,
-    stdout: ChildStdout,
+    stdout: BufReader<ChildStdout>,
     log: PathBuf,
 }
 
@@ -139,31 +140,26 @@ impl Starting {
             source,
         })?;
         let stdout = child.stdout.take().expect("stdout was asked to be piped");
+        let stdout = BufReader::new(stdout);
         Ok(Self { label, role, program: plan.program.clone(), child, stdout, log })
     }
 
-    /// Kills and reaps it.
-    pub(super) async fn kill(mut self) {
-        // Fails only for a process that has been reaped.
-        let _ = self.child.kill().await;
-    }
-
-    /// Waits for the ready line until `deadline`, which is `patience` after the spawn.
+    /// Waits for the ready line until `deadline`, which is `patience` after the spawn. A process
+    /// that does not say one is dead when this returns.
     pub(super) async fn ready(
-        mut self,
+        &mut self,
         deadline: Instant,
         patience: Duration,
-    ) -> Result<RoleProcess, ClusterError> {
-        let mut stdout = BufReader::new(self.stdout);
+    ) -> Result<Ready, ClusterError> {
         let mut line = Vec::new();
-        let mut limited = (&mut stdout).take(READY_LINE_LIMIT_BYTES);
+        let mut limited = (&mut self.stdout).take(READY_LINE_LIMIT_BYTES);
         let read = timeout_at(deadline, limited.read_until(b'\n', &mut line)).await;
         let no_line = !matches!(read, Ok(Ok(n)) if n > 0);
         if no_line {
             // An end of stdout is an exit or the beginning of one: what it exits with matters.
             let exit = timeout_at(deadline, self.child.wait()).await;
-            let _ = self.child.kill().await;
-            let (role, last_words) = (self.label, log::last_words(&self.log));
+            self.kill().await;
+            let (role, last_words) = (self.label.clone(), log::last_words(&self.log));
             return Err(match exit {
                 Ok(Ok(status)) => ClusterError::NotStarted { role, status, last_words },
                 Ok(Err(source)) => ClusterError::Wait { role, source },
@@ -171,25 +167,35 @@ impl Starting {
             });
         }
         match parse(&line, self.role, self.child.id()) {
-            Ok(ready) => {
-                // Nothing more belongs on stdout, but a closed pipe would kill who writes to it.
-                tokio::spawn(async move {
-                    let _ = tokio::io::copy(&mut stdout, &mut tokio::io::sink()).await;
-                });
-                Ok(RoleProcess { label: self.label, ready, child: self.child, log: self.log })
-            }
+            Ok(ready) => Ok(ready),
             Err(reason) => {
-                let _ = self.child.kill().await;
+                self.kill().await;
                 let text = String::from_utf8_lossy(&line);
                 let shown: String = text.trim_end().chars().take(QUOTED_CHARS).collect();
                 Err(ClusterError::Garbage {
-                    role: self.label,
-                    program: self.program,
+                    role: self.label.clone(),
+                    program: self.program.clone(),
                     reason: format!("{shown:?} ({reason})"),
                     last_words: log::last_words(&self.log),
                 })
             }
         }
+    }
+
+    /// The process that has said `ready`.
+    pub(super) fn serving(self, ready: Ready) -> RoleProcess {
+        let Self { label, child, mut stdout, log, .. } = self;
+        // Nothing more belongs on stdout, but a closed pipe would kill who writes to it.
+        tokio::spawn(async move {
+            let _ = tokio::io::copy(&mut stdout, &mut tokio::io::sink()).await;
+        });
+        RoleProcess { label, ready, child, log }
+    }
+
+    /// Kills and reaps it.
+    pub(super) async fn kill(&mut self) {
+        // Fails only for a process that has been reaped.
+        let _ = self.child.kill().await;
     }
 }
 

@@ -95,6 +95,9 @@ pub enum ClusterError {
         /// What it holds.
         held: String,
     },
+    /// The start was cancelled.
+    #[error("the start of the cluster was cancelled; what had been started was ended")]
+    Cancelled,
     /// The state of the process cannot be asked for.
     #[error("cannot wait for {role}: {source}")]
     Wait {

@@ -10,6 +10,7 @@
 //! - [`child`]: one role process, from spawn to reaped.
 //! - [`http`]: the few requests that a cluster sends to its roles.
 //! - [`log`]: the last lines of a role's log, for error messages.
+//! - [`up`]: `pdlab up`, a cluster until Ctrl-C.
 //! - [`error`]: what can go wrong, with the role's own words.
 
 pub mod child;
@@ -17,6 +18,7 @@ pub mod error;
 pub mod http;
 pub mod log;
 pub mod plan;
+pub mod up;
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -25,6 +27,7 @@ use std::time::Duration;
 use pdlab_api::ready::Role;
 use pdlab_api::snapshot::Snapshot;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 pub use child::{End, RoleProcess};
 pub use error::ClusterError;
@@ -39,7 +42,7 @@ pub struct Patience {
     /// From the spawn of a role until its ready line and its first healthy answer. Loading UCX
     /// and touching the KV pool take well under a second; a busy machine may take many.
     pub start: Duration,
-    /// From SIGTERM until SIGKILL.
+    /// From SIGTERM until SIGKILL. More than the 5 s that a role gives its requests to end.
     pub stop: Duration,
     /// From the end of the load until every block is free. More than the KV lease of 30 s, so
     /// that a lease that expires as it should is not called a leak of blocks.
@@ -50,7 +53,7 @@ impl Default for Patience {
     fn default() -> Self {
         Self {
             start: Duration::from_secs(20),
-            stop: Duration::from_secs(5),
+            stop: Duration::from_secs(8),
             drain: Duration::from_secs(40),
         }
     }
@@ -65,6 +68,8 @@ const POLL: Duration = Duration::from_millis(20);
 pub struct Cluster {
     /// Prefills first, then decodes, the router last: the order in which they start.
     roles: Vec<RoleProcess>,
+    /// Spawned and not ready yet; empty once the cluster is up.
+    starting: VecDeque<Starting>,
     http: HttpClient,
     patience: Patience,
 }
@@ -79,14 +84,25 @@ impl Cluster {
     /// <https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html>.
     ///
     /// # Errors
-    /// [`ClusterError`] of the first role that fails; the others are dead and reaped by then.
+    /// [`ClusterError`] of the first role that fails, [`ClusterError::Cancelled`] once `cancel` is
+    /// cancelled. What had been started is dead and reaped by then.
     pub async fn start(
         plan: &ClusterPlan,
         log_dir: &Path,
         patience: Patience,
+        cancel: &CancellationToken,
     ) -> Result<Self, ClusterError> {
-        let mut cluster = Self { roles: Vec::new(), http: HttpClient::new(), patience };
-        match cluster.start_roles(plan, log_dir).await {
+        let mut cluster = Self {
+            roles: Vec::new(),
+            starting: VecDeque::new(),
+            http: HttpClient::new(),
+            patience,
+        };
+        let started = tokio::select! {
+            started = cluster.start_roles(plan, log_dir) => started,
+            () = cancel.cancelled() => Err(ClusterError::Cancelled),
+        };
+        match started {
             Ok(()) => Ok(cluster),
             Err(error) => {
                 cluster.kill().await;
@@ -206,35 +222,28 @@ impl Cluster {
         log_dir: &Path,
     ) -> Result<(), ClusterError> {
         // All workers load their libraries at the same time; the router needs their URLs.
-        let mut starting = VecDeque::new();
-        let outcome = self.start_workers(plan, log_dir, &mut starting).await;
-        for worker in starting {
-            worker.kill().await;
+        for command in plan.workers() {
+            self.starting.push_back(Starting::spawn(plan, command, log_dir)?);
         }
-        outcome?;
+        self.await_ready().await?;
         let urls = |role| self.of(role).map(|process| process.ready().http.clone()).collect();
         let router = plan.router(urls(Role::Prefill), urls(Role::Decode));
-        let router = Starting::spawn(plan, router, log_dir)?;
+        self.starting.push_back(Starting::spawn(plan, router, log_dir)?);
+        self.await_ready().await?;
         let deadline = Instant::now() + self.patience.start;
-        self.roles.push(router.ready(deadline, self.patience.start).await?);
         for index in 0..self.roles.len() {
             self.healthy(index, deadline).await?;
         }
         Ok(())
     }
 
-    async fn start_workers(
-        &mut self,
-        plan: &ClusterPlan,
-        log_dir: &Path,
-        starting: &mut VecDeque<Starting>,
-    ) -> Result<(), ClusterError> {
+    /// Waits for the ready lines of all that are starting, in their order.
+    async fn await_ready(&mut self) -> Result<(), ClusterError> {
         let deadline = Instant::now() + self.patience.start;
-        for command in plan.workers() {
-            starting.push_back(Starting::spawn(plan, command, log_dir)?);
-        }
-        while let Some(worker) = starting.pop_front() {
-            self.roles.push(worker.ready(deadline, self.patience.start).await?);
+        while let Some(starting) = self.starting.front_mut() {
+            let ready = starting.ready(deadline, self.patience.start).await?;
+            let starting = self.starting.pop_front().expect("its front is ready");
+            self.roles.push(starting.serving(ready));
         }
         Ok(())
     }
@@ -260,6 +269,9 @@ impl Cluster {
     async fn kill(&mut self) {
         for process in &mut self.roles {
             process.end(Instant::now()).await;
+        }
+        for process in &mut self.starting {
+            process.kill().await;
         }
     }
 }

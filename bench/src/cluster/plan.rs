@@ -73,7 +73,7 @@ pub struct EnginePlan {
 }
 
 /// The churn of a decode process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ChurnPlan {
     /// Which addresses are unmapped, and how.
     pub pattern: Pattern,
@@ -82,11 +82,11 @@ pub struct ChurnPlan {
     /// Mappings that stay in place.
     pub resident: u32,
     /// Unmaps per engine step.
-    pub per_step: u32,
+    pub per_step: f64,
     /// Unmaps per generated token.
-    pub per_token: u32,
+    pub per_token: f64,
     /// Unmaps per second apart from any work; 0 for none.
-    pub rate_per_s: u32,
+    pub rate_per_s: f64,
 }
 
 /// How the router picks workers.
@@ -237,9 +237,9 @@ mod tests {
                 pattern: Pattern::Same,
                 bytes: 4096,
                 resident: 1,
-                per_step: 3,
-                per_token: 0,
-                rate_per_s: 0,
+                per_step: 3.0,
+                per_token: 0.5,
+                rate_per_s: 0.0,
             },
             kv_read_timeout_ms: 5000,
             seed: 7,
@@ -268,7 +268,7 @@ mod tests {
             commands[2].args.join(" "),
             format!(
                 "decode {engine} --churn-pattern same --churn-bytes 4096 --churn-resident 1 \
-                 --churn-per-step 3 --churn-per-token 0 --churn-rate 0 --kv-read-timeout-ms 5000 \
+                 --churn-per-step 3 --churn-per-token 0.5 --churn-rate 0 --kv-read-timeout-ms 5000 \
                  --seed 7 --die-with-parent"
             )
         );

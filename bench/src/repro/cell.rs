@@ -11,6 +11,7 @@ use pdlab_leak::sample::Sample;
 use pdlab_leak::scenario::{Scenario, Transport};
 use pdlab_leak::verdict::{Criteria, Judgement, judge};
 use pdlab_leak::version::UcxVersion;
+use pdlab_leak::work::Unit;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +49,8 @@ pub struct Measurement {
     pub env: BTreeMap<String, String>,
     /// Samples of every role, one reading after the other.
     pub samples: Vec<Sample>,
+    /// The unit of work.
+    pub unit: Unit,
     /// Label of the judged process.
     pub judged: String,
     /// The verdict on it.
@@ -87,6 +90,11 @@ impl Measurement {
         self.ucx.as_deref().and_then(|version| version.parse().ok())
     }
 
+    /// Units of work measured.
+    pub fn units(&self) -> f64 {
+        self.cpu.last().map_or(0.0, |reading| reading.units)
+    }
+
     /// The samples of one process.
     pub fn samples_of<'a>(&'a self, process: &'a str) -> impl Iterator<Item = &'a Sample> {
         self.samples.iter().filter(move |sample| sample.process == process)
@@ -111,10 +119,7 @@ pub async fn run(
 ) -> Result<Measurement, ReproError> {
     let plan = plan::cluster(cell.scenario, cell.host);
     progress.phase(format_args!("{}: starting {}", cell.name, words::processes(&plan)));
-    let mut cluster = tokio::select! {
-        started = Cluster::start(&plan, cell.log_dir, cell.host.patience) => started?,
-        () = cancel.cancelled() => return Err(ReproError::Interrupted),
-    };
+    let mut cluster = Cluster::start(&plan, cell.log_dir, cell.host.patience, cancel).await?;
     let labels: Vec<String> =
         cluster.roles().iter().map(|process| process.label().to_owned()).collect();
     let measured = tokio::select! {
@@ -137,7 +142,11 @@ async fn measure(
     let scenario = cell.scenario;
     let (transport, ucx) = in_use(cluster.of(Role::Decode).map(|process| process.ready()))?;
     let load = Load::start(plan::load(scenario, cluster.url())).await?;
-    progress.phase(format_args!("{}: warming up on {}", cell.name, words::path(transport, &ucx)));
+    progress.phase(format_args!(
+        "{}: warming up on {}",
+        cell.name,
+        words::path(transport, ucx.as_deref())
+    ));
     let load = warm_up(cell, cluster, load).await?;
     let loaded = load.counts().completed;
 
@@ -172,6 +181,7 @@ async fn measure(
         ucx,
         env: plan.env,
         samples: taken.samples,
+        unit: scenario.unit,
         judged: labels[watch.judged()].clone(),
         judgement: taken.judgement,
         ended: taken.ended,

@@ -45,7 +45,7 @@ pub enum ReproError {
     Unavailable(String),
     /// A role did not start, died, or does not answer.
     #[error(transparent)]
-    Cluster(#[from] ClusterError),
+    Cluster(ClusterError),
     /// The load cannot run.
     #[error("cannot load the cluster: {0}")]
     Load(#[from] serve::Error),
@@ -82,6 +82,15 @@ pub enum ReproError {
     /// Ctrl-C.
     #[error("interrupted; every role was ended")]
     Interrupted,
+}
+
+impl From<ClusterError> for ReproError {
+    fn from(error: ClusterError) -> Self {
+        match error {
+            ClusterError::Cancelled => Self::Interrupted,
+            error => Self::Cluster(error),
+        }
+    }
 }
 
 impl ReproError {

@@ -6,6 +6,7 @@ use pdlab_leak::estimate::Series;
 use pdlab_leak::layout::Layout;
 use pdlab_leak::sample::{Memory, Sample};
 use pdlab_leak::scenario::{Scenario, Transport};
+use pdlab_leak::smaps::Mapping;
 use pdlab_leak::verdict::{Criteria, judge};
 use pdlab_leak::work::{Unit, Work};
 
@@ -32,6 +33,7 @@ pub(crate) fn measurement(
     bytes_per_unmap: f64,
     prefill_bytes_per_s: f64,
 ) -> Measurement {
+    let unmaps = (SAMPLES - 1) * INTERVAL_MS * UNMAPS_PER_S / 1000;
     let mut samples = Vec::new();
     for i in 0..SAMPLES {
         let ms = i * INTERVAL_MS;
@@ -64,9 +66,10 @@ pub(crate) fn measurement(
         env: BTreeMap::from([("UCX_TLS".to_owned(), "tcp".to_owned())]),
         judgement: judge(&series, &criteria, scenario.seed),
         samples,
+        unit: Unit::Unmap,
         judged: "decode-0".to_owned(),
         ended: Step::Enough,
-        layouts: (Layout::default(), Layout::default()),
+        layouts: (layout(200e6), layout(200e6 + bytes_per_unmap * unmaps as f64)),
         cpu: (0..SAMPLES).map(cpu).collect(),
         requests: Requests { completed: 508, failed: 0, errors: BTreeMap::new(), per_s: 100.0 },
         duration_s: 5.0,
@@ -80,4 +83,20 @@ fn sample(process: &str, ms: u64, work: Work, bytes: f64) -> Sample {
     let memory =
         Memory { rss_bytes: bytes + 30_000_000, anonymous_bytes: bytes, ..Memory::default() };
     Sample { process: process.to_owned(), t_us: 1000 * ms, work, memory }
+}
+
+/// A process with `bytes` in one anonymous mapping.
+fn layout(bytes: f64) -> Layout {
+    let bytes = bytes as u64;
+    let mapping = Mapping {
+        start: 0x7f00_0000_1000,
+        end: 0x7f00_0000_1000 + bytes.next_multiple_of(4096),
+        accessible: true,
+        shared: false,
+        inode: 0,
+        name: String::new(),
+        rss_bytes: bytes,
+        anonymous_bytes: bytes,
+    };
+    Layout::of(&[mapping], None, |_| None)
 }

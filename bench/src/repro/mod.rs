@@ -15,25 +15,136 @@
 //! - [`pace`]: when a measurement has seen enough (pure).
 //! - [`check`]: what must hold at the end of every run (pure).
 //! - [`cost`], [`growth`]: processor time per unit of work; how much each role grew (pure).
+//! - [`attribution`]: who holds the growth (pure).
 //! - [`report`]: `result.json`; [`screen`], [`words`]: the text for people (pure).
 //! - [`progress`]: what is seen meanwhile. [`exit`]: errors and exit codes.
 
+pub mod attribution;
 pub mod cell;
 pub mod check;
 pub mod cost;
 pub mod exit;
-#[cfg(test)]
-mod fixture;
 pub mod growth;
 pub mod options;
 pub mod pace;
 pub mod pairing;
 pub mod plan;
 pub mod progress;
+pub mod report;
 pub mod sampling;
+pub mod screen;
 pub mod words;
+
+#[cfg(test)]
+mod fixture;
+
+use std::fs::File;
+use std::io::{self, BufWriter};
+
+use pdlab_leak::csv::CsvWriter;
+use pdlab_leak::sample::Sample;
+use pdlab_leak::scenario::{Mitigation, Scenario};
+use pdlab_leak::verdict::VerdictKind;
+use tokio_util::sync::CancellationToken;
+
+use crate::run_dir::RunDir;
+use attribution::attribute;
+use cell::{Cell, Measurement};
+use report::{RunReport, Trial};
 
 pub use exit::{Exit, ReproError};
 pub use options::{OverrideArgs, ReproArgs, Trace};
 pub use plan::Host;
 pub use progress::Progress;
+
+/// What a run came to.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// What is in `result.json`.
+    pub report: RunReport,
+    /// The same for people.
+    pub text: String,
+    /// [`Exit::Matched`] or [`Exit::NotMatched`].
+    pub exit: Exit,
+}
+
+/// Runs `scenario`, proves its cures, and writes everything into `dir`. No process is left when
+/// it returns.
+///
+/// # Errors
+/// If it comes to no verdict; [`ReproError::exit`] has the exit code. A cure whose proof cannot
+/// run is no error: it is reported as failed, and the run has not matched.
+pub async fn run(
+    scenario: &Scenario,
+    host: &Host,
+    dir: &RunDir,
+    progress: &mut Progress,
+    cancel: &CancellationToken,
+) -> Result<Outcome, ReproError> {
+    dir.write("scenario.toml", scenario.to_toml().as_bytes())?;
+    let log_dir = dir.make_dir("logs")?;
+    let name = scenario.name.as_str();
+    let cell = Cell { scenario, host, name, log_dir: &log_dir };
+    let measurement = cell::run(cell, progress, cancel).await?;
+    write_samples(dir, "samples.csv", &measurement.samples)?;
+    progress.phase(format_args!("{name}: {}", measurement.judgement.verdict.kind()));
+
+    let mut trials = Vec::new();
+    for mitigation in report::cures(scenario, &measurement) {
+        trials.push(try_cure(scenario, mitigation, host, dir, progress, cancel).await?);
+    }
+    progress.finish();
+    let total_s = progress.elapsed().as_secs_f64();
+    let attribution = attribute(scenario, &measurement);
+    let report = RunReport::new(scenario, &measurement, &attribution, &trials, total_s);
+    dir.write_json("result.json", &report)?;
+    let text = screen::render(scenario, &measurement, &attribution, &report, dir.path());
+    let exit = if report.result.matched { Exit::Matched } else { Exit::NotMatched };
+    Ok(Outcome { report, text, exit })
+}
+
+/// Tries one cure in a cluster of its own. Only what ends the whole run is an error here.
+async fn try_cure<'a>(
+    scenario: &Scenario,
+    mitigation: &'a Mitigation,
+    host: &Host,
+    dir: &RunDir,
+    progress: &mut Progress,
+    cancel: &CancellationToken,
+) -> Result<Trial<'a>, ReproError> {
+    let name = mitigation.name.as_str();
+    let cured = scenario.with_mitigation(mitigation);
+    let log_dir = dir.make_dir(&format!("logs/{name}"))?;
+    let cell = Cell { scenario: &cured, host, name, log_dir: &log_dir };
+    let outcome = match cell::run(cell, progress, cancel).await {
+        Ok(measurement) => {
+            dir.make_dir("mitigations")?;
+            write_samples(dir, &format!("mitigations/{name}.csv"), &measurement.samples)?;
+            progress.phase(format_args!("{name}: {}", told(&measurement)));
+            Ok(measurement)
+        }
+        Err(ReproError::Interrupted) => return Err(ReproError::Interrupted),
+        Err(error) => {
+            progress.phase(format_args!("{name}: failed: {error}"));
+            Err(error.to_string())
+        }
+    };
+    Ok(Trial { mitigation, scenario: cured, outcome })
+}
+
+fn told(measurement: &Measurement) -> String {
+    match measurement.judgement.verdict.kind() {
+        VerdictKind::Clean => "clean, it cures the leak".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn write_samples(dir: &RunDir, file: &str, samples: &[Sample]) -> Result<(), ReproError> {
+    let path = dir.file(file);
+    let write = || -> io::Result<()> {
+        let mut csv = CsvWriter::new(BufWriter::new(File::create(&path)?))?;
+        samples.iter().try_for_each(|sample| csv.write(sample))?;
+        csv.flush()
+    };
+    write().map_err(|source| ReproError::Write { file: path.display().to_string(), source })
+}

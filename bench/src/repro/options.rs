@@ -176,7 +176,7 @@ mod tests {
     fn without_options_it_is_the_default_scenario() {
         let scenario = resolve("", &[]).unwrap();
         assert_eq!(scenario, Scenario::builtin(DEFAULT_SCENARIO).unwrap());
-        assert_eq!(scenario.expects.iter().filter(|e| e.verdict == VerdictKind::Leak).count(), 2);
+        assert!(scenario.expects.iter().any(|expect| expect.verdict == VerdictKind::Leak));
     }
 
     #[test]

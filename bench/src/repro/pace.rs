@@ -2,6 +2,7 @@
 
 use pdlab_leak::scenario::Measure;
 use pdlab_leak::verdict::VerdictKind;
+use serde::{Deserialize, Serialize};
 
 /// Bounds of a measurement.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -15,7 +16,8 @@ pub struct Pace {
 }
 
 /// What to do now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Step {
     /// Measure on.
     GoOn,

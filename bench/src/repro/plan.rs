@@ -78,9 +78,9 @@ const NO_CHURN: ChurnPlan = ChurnPlan {
     pattern: Pattern::Same,
     bytes: 4096,
     resident: 1,
-    per_step: 0,
-    per_token: 0,
-    rate_per_s: 0,
+    per_step: 0.0,
+    per_token: 0.0,
+    rate_per_s: 0.0,
 };
 
 fn churn(churn: &Churn) -> ChurnPlan {
@@ -88,9 +88,9 @@ fn churn(churn: &Churn) -> ChurnPlan {
         pattern: churn.pattern,
         bytes: churn.bytes,
         resident: churn.resident,
-        per_step: churn.unmaps_per_step,
-        per_token: churn.unmaps_per_token,
-        rate_per_s: 0,
+        per_step: churn.unmaps_per_step.into(),
+        per_token: churn.unmaps_per_token.into(),
+        rate_per_s: 0.0,
     }
 }
 
@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(plan.workers().len(), 2);
         assert_eq!(plan.env["UCX_NET_DEVICES"], "lo");
         assert_eq!(plan.env["UCX_TLS"], "tcp");
-        assert!(plan.churn.per_step > 0);
+        assert!(plan.churn.per_step > 0.0);
         let decode = plan.workers()[1].args.join(" ");
         assert!(decode.contains("--transport ucx --ucx /opt/ucx"), "{decode}");
     }
@@ -124,7 +124,7 @@ mod tests {
         let mut scenario = Scenario::builtin(DEFAULT_SCENARIO).unwrap();
         scenario.churn = None;
         let churn = cluster(&scenario, &host()).churn;
-        assert_eq!((churn.per_step, churn.per_token, churn.rate_per_s), (0, 0, 0));
+        assert_eq!((churn.per_step, churn.per_token, churn.rate_per_s), (0.0, 0.0, 0.0));
     }
 
     #[test]

@@ -64,6 +64,13 @@ impl Progress {
         }
     }
 
+    /// Nothing more will be drawn: the screen is free for the result.
+    pub fn finish(&mut self) {
+        if let Sink::Spinner(bar) = &self.sink {
+            bar.finish_and_clear();
+        }
+    }
+
     /// Where things stand; the next one replaces it.
     pub fn state(&mut self, text: impl fmt::Display) {
         let line = stamped(self.elapsed(), &text.to_string());
@@ -77,9 +84,7 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if let Sink::Spinner(bar) = &self.sink {
-            bar.finish_and_clear();
-        }
+        self.finish();
     }
 }
 

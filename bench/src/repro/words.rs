@@ -18,7 +18,7 @@ pub fn processes(plan: &ClusterPlan) -> String {
 }
 
 /// `UCX 1.19.0`, `TCP`: what moves the blocks.
-pub fn path(transport: Transport, ucx: &Option<String>) -> String {
+pub fn path(transport: Transport, ucx: Option<&str>) -> String {
     match (transport, ucx) {
         (Transport::Ucx, Some(version)) => format!("UCX {version}"),
         (Transport::Ucx, None) => "UCX".to_owned(),
@@ -109,31 +109,6 @@ pub fn amount(bytes: f64) -> String {
     format!("{value:.1} {unit}")
 }
 
-/// `64 GiB`: a limit, in the powers of 1024 that limits are set in.
-pub fn limit(bytes: u64) -> String {
-    for (shift, unit) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
-        if bytes >> shift > 0 {
-            let value = bytes as f64 / (1u64 << shift) as f64;
-            return if value.fract() == 0.0 {
-                format!("{value:.0} {unit}")
-            } else {
-                format!("{value:.1} {unit}")
-            };
-        }
-    }
-    format!("{bytes} B")
-}
-
-/// `42 minutes`, `2.3 hours`, `3.1 days`.
-pub fn hours(hours: f64) -> String {
-    match hours {
-        h if h < 1.0 => counted((h * 60.0).round().max(1.0) as u64, "minute"),
-        h if h < 48.0 => format!("{h:.1} hours"),
-        h if h < 24.0 * 365.0 => format!("{:.1} days", h / 24.0),
-        _ => "more than a year".to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,17 +122,8 @@ mod tests {
         assert_eq!(amount(999.4), "999 B");
         assert_eq!(change(36_150_000.0), "+36.1 MB");
         assert_eq!(change(-2e9), "-2.0 GB");
-        assert_eq!(limit(64 << 30), "64 GiB");
-        assert_eq!(limit(3 << 29), "1.5 GiB");
-        assert_eq!(limit(1000), "1000 B");
         assert_eq!([grouped(0), grouped(999), grouped(1_234_567)], ["0", "999", "1,234,567"]);
         assert_eq!(counted(1, "decode"), "1 decode");
-    }
-
-    #[test]
-    fn times_are_in_the_unit_that_fits() {
-        let text = [0.001, 0.7, 2.34, 60.0, 1e6].map(hours);
-        assert_eq!(text, ["1 minute", "42 minutes", "2.3 hours", "2.5 days", "more than a year"]);
     }
 
     #[test]

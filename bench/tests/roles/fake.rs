@@ -48,6 +48,8 @@ enum Manner {
     Mortal,
     /// Serves, and never gives back a block.
     Hoarder,
+    /// Serves, and answers no completion.
+    Barren,
 }
 
 static UNMAPS: AtomicU64 = AtomicU64::new(0);
@@ -95,6 +97,7 @@ fn manner(role: Role) -> Manner {
         Ok("sick") => Manner::Sick,
         Ok("mortal") => Manner::Mortal,
         Ok("hoarder") => Manner::Hoarder,
+        Ok("barren") => Manner::Barren,
         Ok(other) => panic!("unknown manner {other}"),
         Err(_) => Manner::Good,
     }
@@ -176,6 +179,15 @@ async fn answer(
             let json = serde_json::to_vec(&snapshot).expect("a snapshot is JSON");
             Response::new(Full::from(json))
         }
+        "/v1/models" => {
+            let card = serde_json::json!({
+                "id": "fake", "object": "model", "created": 0, "owned_by": "vllm",
+                "root": "fake", "parent": null, "max_model_len": 4096,
+            });
+            let models = serde_json::json!({"object": "list", "data": [card]});
+            Response::new(Full::from(models.to_string()))
+        }
+        "/v1/completions" if manner == Manner::Barren => status(StatusCode::BAD_GATEWAY),
         "/v1/completions" => completion(&body),
         _ => status(StatusCode::NOT_FOUND),
     })

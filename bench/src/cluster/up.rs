@@ -1,0 +1,250 @@
+//! `pdlab up`: a local cluster until Ctrl-C.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use pdlab_api::ready::Ready;
+use pdlab_leak::scenario::{Pattern, ScenarioError, Transport, parse_setting};
+use serde::Serialize;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::plan::{KV_READ_TIMEOUT_MS, MAX_NUM_BATCHED_TOKENS, local_env};
+use super::{ChurnPlan, Cluster, ClusterError, ClusterPlan, End, EnginePlan, Patience, Policy};
+
+/// Options of `pdlab up`.
+#[derive(Debug, Clone, Args)]
+pub struct UpArgs {
+    /// Prefill processes
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub prefill_count: u32,
+    /// Decode processes
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub decode_count: u32,
+    /// Address that the router listens on; the workers stay on 127.0.0.1
+    #[arg(long, default_value = "127.0.0.1")]
+    pub host: String,
+    /// Port of the router; 0 takes a free one
+    #[arg(long, default_value_t = 8000)]
+    pub port: u16,
+    /// How the router picks workers
+    #[arg(long, value_enum, default_value_t = Policy::RoundRobin)]
+    pub policy: Policy,
+    /// Model preset
+    #[arg(long, default_value = "llama-3.1-8b", env = "PDLAB_MODEL")]
+    pub model: String,
+    /// Share of the real KV bytes per token that is moved; 1 is full size
+    #[arg(long, default_value_t = 1.0 / 64.0, env = "PDLAB_KV_SCALE")]
+    pub kv_scale: f64,
+    /// Share of the real compute time that is waited; 0 is as fast as possible
+    #[arg(long, default_value_t = 1.0, env = "PDLAB_TIME_SCALE")]
+    pub time_scale: f64,
+    /// KV blocks in the pool of each worker
+    #[arg(long, value_name = "N", default_value_t = 2048)]
+    pub num_gpu_blocks: u32,
+    /// Tokens per KV block
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub block_size: u32,
+    /// Most requests in a batch
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub max_num_seqs: u32,
+    /// Most tokens computed in a step
+    #[arg(long, value_name = "N", default_value_t = MAX_NUM_BATCHED_TOKENS)]
+    pub max_num_batched_tokens: u32,
+    /// What moves the KV blocks: tcp, ucx, verbs or auto
+    #[arg(long, default_value_t = Transport::Auto, env = "PDLAB_TRANSPORT")]
+    pub transport: Transport,
+    /// UCX build: a version such as 1.19.0, system, or the path of one
+    #[arg(long, value_name = "BUILD", env = "PDLAB_UCX")]
+    pub ucx: Option<String>,
+    /// Environment variable of every role (repeatable)
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub set: Vec<String>,
+    /// Churn pattern of decode: same, adjacent, disjoint, random, arena, threads or madvise
+    #[arg(long, value_name = "PATTERN", default_value_t = Pattern::Same, env = "PDLAB_CHURN")]
+    pub churn: Pattern,
+    /// Bytes of a churned mapping
+    #[arg(long, value_name = "BYTES", default_value_t = 65_536)]
+    pub churn_bytes: u64,
+    /// Mappings that `disjoint` and `random` keep
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub churn_resident: u32,
+    /// Unmaps per engine step of decode
+    #[arg(long, value_name = "N", default_value_t = 0.0)]
+    pub churn_per_step: f64,
+    /// Unmaps per generated token
+    #[arg(long, value_name = "N", default_value_t = 0.0)]
+    pub churn_per_token: f64,
+    /// Unmaps per second, requests or not
+    #[arg(long, value_name = "N", default_value_t = 0.0)]
+    pub churn_rate: f64,
+    /// Milliseconds that one KV read may take
+    #[arg(long, value_name = "N", default_value_t = KV_READ_TIMEOUT_MS)]
+    pub kv_read_timeout_ms: u64,
+    /// Seed of what is random in a role
+    #[arg(long, value_name = "N", default_value_t = 1, env = "PDLAB_SEED")]
+    pub seed: u64,
+    /// Print the addresses as one JSON object on the last line of stdout
+    #[arg(long)]
+    pub json: bool,
+    /// Directory for logs [default: runs/<UTC time>-up]
+    #[arg(long, value_name = "DIR", env = "PDLAB_OUT")]
+    pub out: Option<PathBuf>,
+}
+
+impl UpArgs {
+    /// What to start. `program` is the pdlab binary; `ucx` the resolved build, if one is wanted.
+    /// The environment of the caller reaches the roles by itself, so that only `--set` is laid
+    /// over it; `inherited` is that environment.
+    ///
+    /// # Errors
+    /// [`ScenarioError::Setting`] for a `--set` that is no `NAME=VALUE`.
+    pub fn plan(
+        &self,
+        program: PathBuf,
+        ucx: Option<String>,
+        inherited: &BTreeMap<String, String>,
+    ) -> Result<ClusterPlan, ScenarioError> {
+        let set: BTreeMap<String, String> =
+            self.set.iter().map(|text| parse_setting(text)).collect::<Result<_, _>>()?;
+        // A variable that the caller has is set already and must not be laid over.
+        let mut env = local_env(&set);
+        env.retain(|name, _| set.contains_key(name) || !inherited.contains_key(name));
+        Ok(ClusterPlan {
+            program,
+            prefill_count: self.prefill_count,
+            decode_count: self.decode_count,
+            engine: EnginePlan {
+                model: self.model.clone(),
+                kv_scale: self.kv_scale,
+                time_scale: self.time_scale,
+                num_gpu_blocks: self.num_gpu_blocks,
+                block_size: self.block_size,
+                max_num_seqs: self.max_num_seqs,
+                max_num_batched_tokens: self.max_num_batched_tokens,
+            },
+            transport: self.transport,
+            ucx,
+            churn: ChurnPlan {
+                pattern: self.churn,
+                bytes: self.churn_bytes,
+                resident: self.churn_resident,
+                per_step: self.churn_per_step,
+                per_token: self.churn_per_token,
+                rate_per_s: self.churn_rate,
+            },
+            kv_read_timeout_ms: self.kv_read_timeout_ms,
+            seed: self.seed,
+            policy: self.policy,
+            listen: (self.host.clone(), self.port),
+            env,
+        })
+    }
+}
+
+/// Where a running cluster is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Addresses {
+    /// Base URL of the router: where clients go.
+    pub url: String,
+    /// Where the roles log.
+    pub logs: PathBuf,
+    /// The ready lines of all roles.
+    pub roles: Vec<Ready>,
+}
+
+/// How often the roles are looked after.
+const WATCH_EVERY: Duration = Duration::from_millis(500);
+
+/// Runs a cluster until `cancel` is cancelled, and ends it in order. `up` is called once, when it
+/// serves.
+///
+/// # Errors
+/// If it does not start, or a role dies; the others are ended then.
+pub async fn run(
+    plan: &ClusterPlan,
+    log_dir: &Path,
+    patience: Patience,
+    cancel: &CancellationToken,
+    up: impl FnOnce(&Addresses),
+) -> Result<Vec<End>, ClusterError> {
+    let mut cluster = match Cluster::start(plan, log_dir, patience, cancel).await {
+        Ok(cluster) => cluster,
+        Err(ClusterError::Cancelled) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    up(&Addresses {
+        url: cluster.url().to_owned(),
+        logs: log_dir.to_owned(),
+        roles: cluster.roles().iter().map(|role| role.ready().clone()).collect(),
+    });
+    let died = tokio::select! {
+        error = first_death(&mut cluster) => Some(error),
+        () = cancel.cancelled() => None,
+    };
+    let ends = cluster.stop().await;
+    died.map_or(Ok(ends), Err)
+}
+
+async fn first_death(cluster: &mut Cluster) -> ClusterError {
+    let mut ticks = interval(WATCH_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = cluster.check_alive() {
+            return error;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        up: UpArgs,
+    }
+
+    fn plan(line: &str, inherited: &[(&str, &str)]) -> Result<ClusterPlan, ScenarioError> {
+        let words = std::iter::once("up").chain(line.split_whitespace());
+        let inherited: BTreeMap<String, String> =
+            inherited.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        Cli::try_parse_from(words).unwrap().up.plan("/bin/pdlab".into(), None, &inherited)
+    }
+
+    #[test]
+    fn options_reach_the_command_lines() {
+        let plan =
+            plan("--prefill-count 2 --decode-count 3 --port 0 --churn-rate 0.5", &[]).unwrap();
+        let commands = plan.workers();
+        assert_eq!(commands.len(), 5);
+        assert!(commands[4].args.join(" ").contains("--churn-rate 0.5"));
+        assert_eq!(
+            plan.router(vec![], vec![]).args[..5],
+            ["router", "--host", "127.0.0.1", "--port", "0"]
+        );
+    }
+
+    #[test]
+    fn the_callers_environment_is_left_alone_and_set_wins() {
+        let inherited = [("UCX_NET_DEVICES", "mlx5_0:1"), ("UCX_TLS", "rc")];
+        assert!(plan("", &inherited).unwrap().env.is_empty());
+        let env = plan("--set UCX_TLS=tcp", &inherited).unwrap().env;
+        assert_eq!(env, BTreeMap::from([("UCX_TLS".to_owned(), "tcp".to_owned())]));
+        assert_eq!(plan("", &[]).unwrap().env["UCX_NET_DEVICES"], "lo");
+    }
+
+    #[test]
+    fn wrong_options_are_refused() {
+        assert!(plan("--set novalue", &[]).unwrap_err().to_string().contains("novalue"));
+        for line in ["--prefill-count 0", "--decode-count 65", "--policy best", "--transport x"] {
+            let words = std::iter::once("up").chain(line.split_whitespace());
+            assert_eq!(Cli::try_parse_from(words).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! The result of a run as text that a stranger understands. Pure.
+//!
+//! The sentences about slopes, doubts and bugs are [`pdlab_leak::explain`]'s; here they are put
+//! beside what the run did, and laid out.
+
+use std::path::Path;
+
+use pdlab_leak::explain;
+use pdlab_leak::result::MitigationResult;
+use pdlab_leak::scenario::{Scenario, Transport};
+use pdlab_leak::verdict::VerdictKind;
+
+use super::attribution::Attribution;
+use super::cell::Measurement;
+use super::pace::Step;
+use super::report::{self, MitigationRun, RunReport};
+use super::words::{amount, change, counted, grouped, path};
+
+/// Columns of a line: what a terminal shows without wrapping, and prose reads well in.
+const WIDTH: usize = 100;
+
+/// Columns of the labels at the left.
+const LABEL: usize = 11;
+
+/// The report on a run of `scenario` whose files are in `dir`.
+pub fn render(
+    scenario: &Scenario,
+    measurement: &Measurement,
+    attribution: &Attribution,
+    report: &RunReport,
+    dir: &Path,
+) -> String {
+    let (result, unit) = (&report.result, scenario.unit);
+    let estimate = measurement.judgement.estimate.as_ref();
+    let leaks = result.verdict == VerdictKind::Leak;
+    let mut page = Page::default();
+    page.item("verdict", &explain::verdict(&measurement.judgement, unit));
+    if let Some(doubt) = &result.doubt {
+        page.item("", doubt);
+    }
+    if let Some(estimate) = estimate.filter(|_| leaks) {
+        let now_bytes = report.roles.first().map_or(0, |role| role.rss_bytes);
+        let limit_bytes = result.memory_limit_bytes;
+        page.item("", &explain::consequence(estimate, unit, now_bytes, limit_bytes));
+    }
+    page.blank();
+    page.item("scenario", &format!("{}: {}", scenario.name, scenario.title));
+    page.item("ran on", &ran_on(measurement));
+    if let Some(blind_spot) = explain::blind_spot(measurement.transport) {
+        page.item("", blind_spot);
+    }
+    page.item("growth", &growth(report));
+    if let Some(ratio) = result.quiet_growth_ratio.filter(|_| leaks) {
+        page.item("", &explain::quiet(ratio));
+    }
+    if leaks {
+        page.item("held by", &holders(report));
+    }
+    if let Some(signature) = &attribution.signature {
+        // The cures that were proven are in the table; without one the text lists them all.
+        let text = explain::signature(signature);
+        let lines = if result.mitigations.is_empty() { usize::MAX } else { 1 };
+        let text = text.trim_start_matches("Known: ");
+        let text: Vec<&str> = text.lines().take(lines).collect();
+        page.item("known bug", &text.join("\n"));
+    }
+    page.item("measured", &measured(measurement));
+    if let Some(estimate) = estimate {
+        page.item("", &explain::warmup(estimate, unit));
+    }
+    page.item("meanwhile", &meanwhile(report));
+    report.faults.iter().for_each(|fault| page.item("FAULT", fault));
+    report.remarks.iter().for_each(|remark| page.item("remark", remark));
+    cures(&mut page, report);
+    page.blank();
+    let expectation = report::expectation(scenario, measurement);
+    let due = explain::expectation(expectation.as_ref(), result.matched, unit);
+    page.item("expected", &due);
+    report.mismatches.iter().for_each(|mismatch| page.item("", &format!("- {mismatch}")));
+    page.item("files", &format!("{}/", dir.display()));
+    page.item("", "result.json, samples.csv, scenario.toml, logs/");
+    page.item("took", &format!("{:.1} s in all", report.total_s));
+    page.text
+}
+
+fn ran_on(measurement: &Measurement) -> String {
+    let mut text = path(measurement.transport, measurement.ucx.as_deref());
+    if measurement.transport == Transport::Ucx {
+        for (name, value) in &measurement.env {
+            text += &format!(" {name}={value}");
+        }
+    }
+    text
+}
+
+fn growth(report: &RunReport) -> String {
+    let parts = report.roles.iter().map(|role| {
+        let rss = amount(role.rss_bytes as f64);
+        format!("{} {} (RSS {rss})", role.process, change(role.growth_bytes))
+    });
+    parts.collect::<Vec<_>>().join(", ")
+}
+
+/// The owners that hold a twentieth of the growth or more.
+fn holders(report: &RunReport) -> String {
+    let owners = report.result.owners.iter().filter(|owner| owner.share >= 0.05);
+    let parts = owners.map(|owner| {
+        format!("{} {} ({:.0} %)", owner.name, change(owner.bytes as f64), 100.0 * owner.share)
+    });
+    parts.collect::<Vec<_>>().join(", ")
+}
+
+fn measured(measurement: &Measurement) -> String {
+    let limit = match measurement.ended {
+        Step::TimeLimit => "; the scenario's limit on time was reached",
+        Step::WorkLimit => "; the scenario's limit on work was reached",
+        Step::Enough | Step::GoOn => "",
+    };
+    format!(
+        "{} of {} in {:.1} s{limit}",
+        counted(measurement.units() as u64, &measurement.unit.to_string()),
+        measurement.judged,
+        measurement.duration_s,
+    )
+}
+
+fn meanwhile(report: &RunReport) -> String {
+    let work = &report.result.work;
+    format!(
+        "{} answered ({:.0} per second), {} failed; {} of KV moved in {}; {} verified, {} corrupt",
+        counted(work.requests, "request"),
+        report.requests_per_s,
+        grouped(report.requests_failed),
+        amount(work.kv_bytes as f64),
+        counted(work.transfers, "transfer"),
+        counted(work.blocks_verified, "block"),
+        grouped(work.corrupt_blocks),
+    )
+}
+
+fn cures(page: &mut Page, report: &RunReport) {
+    let runs = report.result.mitigations.iter().zip(&report.mitigation_runs);
+    if runs.len() == 0 {
+        return;
+    }
+    let unit = report.result.unit;
+    let width = report.mitigation_runs.iter().map(|run| run.setting.len()).max().unwrap_or(0);
+    let slope = format!("B per {unit} (95 % CI)");
+    let cpu = format!("CPU per {unit}");
+    page.blank();
+    page.line(&format!(
+        "{:width$}  {slope:>24}  {:12}  {cpu:13}  requests/s",
+        "cures proven", "verdict"
+    ));
+    for (cure, run) in runs {
+        page.line(&format!("{:width$}  {}", run.setting, cells(cure, run)));
+        if let Some(reason) = &run.failed {
+            page.indented(&format!("failed: {reason}"));
+        } else if !cure.matched {
+            page.indented("NOT as expected: a cure must come out clean");
+        }
+        if let Some(note) = &cure.cost_note {
+            page.indented(note);
+        }
+    }
+    page.line(
+        "CPU of the whole process, serving included, and requests/s: 1.00 is without the cure.",
+    );
+}
+
+fn cells(cure: &MitigationResult, run: &MitigationRun) -> String {
+    let slope = match (cure.slope_bytes_per_unit, cure.ci_low, cure.ci_high) {
+        (Some(slope), Some(low), Some(high)) => {
+            format!("{} ({} to {})", tenths(slope), tenths(low), tenths(high))
+        }
+        _ => "-".to_owned(),
+    };
+    let verdict = match &run.failed {
+        Some(_) => "failed".to_owned(),
+        None => cure.verdict.to_string(),
+    };
+    let cost = match (cure.cost_ratio, run.cost_error) {
+        (Some(ratio), Some(error)) => format!("{ratio:.2} ± {error:.2}"),
+        (Some(ratio), None) => format!("{ratio:.2}"),
+        (None, _) => "-".to_owned(),
+    };
+    let requests = run.request_ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
+    format!("{slope:>24}  {verdict:12}  {cost:13}  {requests}")
+}
+
+/// One decimal, and no minus before zero.
+fn tenths(value: f64) -> String {
+    let text = format!("{value:.1}");
+    if text == "-0.0" { "0.0".to_owned() } else { text }
+}
+
+/// Lines of labelled, wrapped text.
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn blank(&mut self) {
+        self.text.push('\n');
+    }
+
+    fn line(&mut self, line: &str) {
+        self.text.push_str(line.trim_end());
+        self.text.push('\n');
+    }
+
+    fn item(&mut self, label: &str, text: &str) {
+        for (i, line) in wrap(text, WIDTH - LABEL).iter().enumerate() {
+            let label = if i == 0 { label } else { "" };
+            self.line(&format!("{label:LABEL$}{line}"));
+        }
+    }
+
+    fn indented(&mut self, text: &str) {
+        for line in wrap(text, WIDTH - 4) {
+            self.line(&format!("    {line}"));
+        }
+    }
+}
+
+/// Lines of at most `width` columns, broken at blanks; a longer word gets a line of its own. Line
+/// breaks in the text stay.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    for paragraph in text.lines() {
+        let mut line = String::new();
+        for word in paragraph.split_whitespace() {
+            let needed = line.chars().count() + 1 + word.chars().count();
+            if !line.is_empty() && needed > width {
+                lines.push(std::mem::take(&mut line));
+            }
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+        lines.push(line);
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repro::attribution::attribute;
+    use crate::repro::fixture;
+    use crate::repro::report::Trial;
+
+    fn rendered(measurement: &Measurement, trials: &[Trial<'_>]) -> String {
+        let scenario = fixture::scenario();
+        let attribution = attribute(&scenario, measurement);
+        let report = RunReport::new(&scenario, measurement, &attribution, trials, 31.4);
+        render(&scenario, measurement, &attribution, &report, Path::new("runs/x"))
+    }
+
+    #[test]
+    fn a_leak_reads_from_the_verdict_to_the_files() {
+        let scenario = fixture::scenario();
+        let measurement = fixture::measurement(&scenario, 144.0, 20_000.0);
+        let cure = &scenario.mitigations[2];
+        let trial =
+            |outcome| Trial { mitigation: cure, scenario: scenario.with_mitigation(cure), outcome };
+        let trials = [
+            trial(Ok(fixture::measurement(&scenario, 0.0, 0.0))),
+            trial(Err("decode-0 died".to_owned())),
+        ];
+        assert_eq!(rendered(&measurement, &trials), include_str!("screen_leak.txt"));
+    }
+
+    #[test]
+    fn tcp_says_what_it_cannot_show() {
+        let mut scenario = fixture::scenario();
+        scenario.transport = Transport::Tcp;
+        let mut measurement = fixture::measurement(&scenario, 0.0, 0.0);
+        measurement.transport = Transport::Tcp;
+        measurement.ucx = None;
+        let text = rendered(&measurement, &[]);
+        assert!(text.starts_with("verdict    CLEAN. 0.0 B per unmap"), "{text}");
+        assert!(text.contains("cannot show UCX's leaks"), "{text}");
+        assert!(!text.contains("held by") && !text.contains("MB/min"), "{text}");
+        assert!(text.contains("expected   As expected: clean"), "{text}");
+    }
+
+    #[test]
+    fn faults_and_remarks_are_told() {
+        let scenario = fixture::scenario();
+        let mut measurement = fixture::measurement(&scenario, 144.0, 0.0);
+        measurement.faults.push("no KV block was verified".to_owned());
+        measurement.remarks.push("2 of 500 requests failed".to_owned());
+        let text = rendered(&measurement, &[]);
+        assert!(text.contains("FAULT      no KV block was verified"), "{text}");
+        assert!(text.contains("remark     2 of 500 requests failed"), "{text}");
+        assert!(text.contains("expected   NOT as expected"), "{text}");
+    }
+
+    #[test]
+    fn no_line_is_wider_than_a_terminal() {
+        let scenario = fixture::scenario();
+        let text = rendered(&fixture::measurement(&scenario, 144.0, 20_000.0), &[]);
+        let widest = text.lines().map(|line| line.chars().count()).max().unwrap();
+        assert!(widest <= WIDTH, "{widest}");
+    }
+
+    #[test]
+    fn text_wraps_at_blanks_and_keeps_its_lines() {
+        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrap("a\nlongerthanwidth b", 5), ["a", "longerthanwidth", "b"]);
+        assert_eq!(wrap("", 5), [""; 0]);
+    }
+}

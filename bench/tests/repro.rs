@@ -1,0 +1,266 @@
+//! `repro` from start to files, on clusters of fake roles: what is measured is real memory of real
+//! processes, only the serving is pretended.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use pdlab_bench::cluster::Patience;
+use pdlab_bench::repro::{self, Exit, Host, Outcome, Progress, ReproError};
+use pdlab_bench::run_dir::RunDir;
+use pdlab_leak::scenario::{Overrides, Scenario};
+use pdlab_leak::verdict::VerdictKind;
+use tokio_util::sync::CancellationToken;
+
+/// A decode that keeps 144 bytes per pretended unmap, 40,000 of which it makes per second.
+const SCENARIO: &str = r#"
+name = "fake"
+title = "A decode that keeps something for every unmap"
+description = "For tests."
+unit = "unmap"
+role = "decode"
+transport = "auto"
+ucx = "1.19.0"
+
+[cluster]
+model = "fake"
+kv_scale = 1.0
+num_gpu_blocks = 10
+
+[env]
+FAKE_UCX = "1.19.0"
+FAKE_LEAK_BYTES = "144"
+
+[load]
+concurrency = 2
+input_tokens = 16
+output_tokens = 2
+
+[churn]
+pattern = "same"
+bytes = 4096
+unmaps_per_step = 1
+
+[measure]
+units = 60000
+max_units = 200000
+max_seconds = 20.0
+sample_interval_ms = 20
+margin_bytes_per_unit = 4.0
+
+[[expect]]
+transport = ["ucx"]
+verdict = "leak"
+slope_min = 130.0
+slope_max = 158.0
+quiet_growth_ratio_max = 0.1
+
+[[expect]]
+transport = ["tcp"]
+verdict = "clean"
+slope_min = -4.0
+slope_max = 4.0
+"#;
+
+const CURE: &str = r#"
+[[mitigation]]
+name = "cure"
+set = { FAKE_CURE = "1" }
+units = 50000
+slope_min = -4.0
+slope_max = 4.0
+cost = "Nothing."
+"#;
+
+const DEADLY_CURE: &str = r#"
+[[mitigation]]
+name = "deadly"
+set = { FAKE_DECODE = "exit" }
+slope_min = -4.0
+slope_max = 4.0
+"#;
+
+fn scenario(cures: &str, set: &[(&str, &str)]) -> Scenario {
+    let set = set.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let scenario = Scenario::parse(&format!("{SCENARIO}{cures}"), "fake.toml");
+    let overrides = Overrides { set, ..Overrides::default() };
+    scenario.and_then(|scenario| scenario.apply(&overrides)).expect("the scenario is valid")
+}
+
+async fn run(
+    scenario: &Scenario,
+    out: &Path,
+    progress: Progress,
+    cancel: &CancellationToken,
+) -> Result<Outcome, ReproError> {
+    let host = Host {
+        program: env!("CARGO_BIN_EXE_pdlab-fake-role").into(),
+        ucx: None,
+        patience: Patience {
+            start: Duration::from_secs(10),
+            stop: Duration::from_secs(5),
+            drain: Duration::from_millis(300),
+        },
+    };
+    let dir = RunDir::create(Some(out), &scenario.name, SystemTime::now())?;
+    let mut progress = progress;
+    let outcome = repro::run(scenario, &host, &dir, &mut progress, cancel).await;
+    assert!(no_child_logs_into(out), "no role outlives the run");
+    outcome
+}
+
+async fn finished(scenario: &Scenario, out: &Path) -> Result<Outcome, ReproError> {
+    run(scenario, out, Progress::silent(), &CancellationToken::new()).await
+}
+
+fn no_child_logs_into(dir: &Path) -> bool {
+    let processes = std::fs::read_dir("/proc").expect("/proc is there").flatten();
+    let mut logs = processes.filter_map(|entry| std::fs::read_link(entry.path().join("fd/2")).ok());
+    !logs.any(|log| log.starts_with(dir))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leak_is_found_its_cure_is_proven_and_everything_is_written() {
+    let out = tempfile::tempdir().unwrap();
+    let scenario = scenario(CURE, &[]);
+    let outcome = finished(&scenario, out.path()).await.unwrap();
+    let result = &outcome.report.result;
+    assert_eq!(outcome.exit, Exit::Matched, "{}", outcome.text);
+    assert_eq!((result.verdict, result.expected), (VerdictKind::Leak, Some(VerdictKind::Leak)));
+    assert!((130.0..158.0).contains(&result.slope_bytes_per_unit.unwrap()), "{}", outcome.text);
+    assert!(result.work.unmaps >= 60_000 && result.work.blocks_verified > 0);
+    assert!(outcome.report.requests_completed > 0 && outcome.report.requests_failed == 0);
+    assert_eq!(result.mitigations.len(), 1);
+    assert_eq!(result.mitigations[0].verdict, VerdictKind::Clean, "{}", outcome.text);
+    assert!(result.mitigations[0].cost_ratio.is_some());
+
+    let read = |file: &str| std::fs::read_to_string(out.path().join(file)).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&read("result.json")).unwrap();
+    for name in [
+        "scenario",
+        "verdict",
+        "expected",
+        "matched",
+        "ucx_version",
+        "transport",
+        "settings",
+        "role",
+        "unit",
+        "slope_bytes_per_unit",
+        "ci_low",
+        "ci_high",
+        "slope_mb_per_min",
+        "rss_growth_bytes",
+        "explained_ratio",
+        "owners",
+        "signature",
+        "work",
+        "duration_s",
+        "mitigations",
+    ] {
+        assert!(json.get(name).is_some(), "result.json has {name}");
+    }
+    assert_eq!(json["settings"]["UCX_NET_DEVICES"], "lo");
+    assert_eq!(Scenario::parse(&read("scenario.toml"), "scenario.toml").unwrap(), scenario);
+    let samples = pdlab_leak::csv::read(read("samples.csv").as_bytes()).unwrap();
+    assert!(samples.iter().any(|sample| sample.process == "router"));
+    assert!(read("mitigations/cure.csv").lines().count() > 24);
+    for log in
+        ["logs/decode-0.log", "logs/prefill-0.log", "logs/router.log", "logs/cure/decode-0.log"]
+    {
+        assert!(read(log).starts_with("fake "), "{log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cure_that_cannot_run_is_failed_and_never_clean() {
+    let out = tempfile::tempdir().unwrap();
+    let outcome = finished(&scenario(DEADLY_CURE, &[]), out.path()).await.unwrap();
+    assert_eq!(outcome.exit, Exit::NotMatched);
+    let cure = &outcome.report.result.mitigations[0];
+    assert_eq!((cure.verdict, cure.matched), (VerdictKind::Inconclusive, false));
+    let reason = outcome.report.mitigation_runs[0].failed.as_ref().unwrap();
+    assert!(reason.contains("ERROR no libucp here"), "{reason}");
+    assert!(
+        outcome.text.contains("failed: decode-0 ended before it was ready"),
+        "{}",
+        outcome.text
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_without_the_leak_is_clean_and_tries_no_cure() {
+    let out = tempfile::tempdir().unwrap();
+    let mut scenario = scenario(CURE, &[("FAKE_LEAK_BYTES", "0")]);
+    scenario.env.remove("FAKE_UCX");
+    let outcome = finished(&scenario, out.path()).await.unwrap();
+    assert_eq!(outcome.exit, Exit::Matched, "{}", outcome.text);
+    assert_eq!(outcome.report.result.verdict, VerdictKind::Clean);
+    assert!(outcome.report.result.mitigations.is_empty());
+    assert!(outcome.text.contains("it cannot show UCX's leaks"), "{}", outcome.text);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blocks_that_are_not_given_back_spoil_the_run() {
+    let out = tempfile::tempdir().unwrap();
+    let outcome =
+        finished(&scenario("", &[("FAKE_PREFILL", "hoarder")]), out.path()).await.unwrap();
+    assert_eq!(outcome.exit, Exit::NotMatched);
+    assert!(outcome.report.faults[0].starts_with("prefill-0 still holds 4 KV blocks"));
+    assert!(outcome.text.contains("FAULT"), "{}", outcome.text);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_that_dies_is_an_error_of_the_environment_in_its_own_words() {
+    let out = tempfile::tempdir().unwrap();
+    let error =
+        finished(&scenario("", &[("FAKE_DECODE", "mortal")]), out.path()).await.unwrap_err();
+    assert_eq!(error.exit(), Exit::Environment);
+    assert!(error.to_string().contains("ERROR out of luck"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_answers_nothing_is_given_up_soon() {
+    let out = tempfile::tempdir().unwrap();
+    let error =
+        finished(&scenario("", &[("FAKE_ROUTER", "barren")]), out.path()).await.unwrap_err();
+    assert_eq!(error.exit(), Exit::Environment);
+    let text = error.to_string();
+    assert!(text.contains("0 requests answered") && text.contains("502"), "{text}");
+}
+
+/// Cancels once it has seen a word.
+struct Tripwire {
+    word: &'static str,
+    cancel: CancellationToken,
+    seen: Arc<Mutex<String>>,
+}
+
+impl Write for Tripwire {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let mut seen = self.seen.lock().expect("no writer panics");
+        seen.push_str(&String::from_utf8_lossy(bytes));
+        if seen.contains(self.word) {
+            self.cancel.cancel();
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupted_run_ends_in_order() {
+    let out = tempfile::tempdir().unwrap();
+    for word in ["starting", "unmaps at"] {
+        let cancel = CancellationToken::new();
+        let seen = Arc::new(Mutex::new(String::new()));
+        let wire = Tripwire { word, cancel: cancel.clone(), seen: Arc::clone(&seen) };
+        let result = run(&scenario("", &[]), out.path(), Progress::lines(wire), &cancel).await;
+        assert_eq!(result.unwrap_err().exit(), Exit::Interrupted);
+        assert!(seen.lock().unwrap().contains(word));
+    }
+}
