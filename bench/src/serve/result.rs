@@ -32,10 +32,10 @@ impl Report {
                 result.insert(format!("{statistic}_{name}_ms"), json!(value_s * 1e3));
             };
             ms("mean", samples.mean());
-            ms("median", samples.percentiles(&[50.0])[0]);
             ms("std", samples.std());
-            let values = samples.percentiles(&presentation.percentiles);
-            for (percent, value_s) in presentation.percentiles.iter().zip(values) {
+            let (median_s, percentiles) = presentation.percentiles_of(samples);
+            ms("median", median_s);
+            for (percent, value_s) in percentiles {
                 ms(&format!("p{percent}"), value_s);
             }
         }

@@ -153,8 +153,9 @@ pub async fn run(
     let start = Instant::now();
     let mut drive = std::pin::pin!(driver.run(start, requests.into_iter()));
     let mut tick = tokio::time::interval(NEWS_INTERVAL);
+    let warm_up_steps = client.steps();
     let news = || {
-        let counts = ledger.counts(client.steps());
+        let counts = ledger.counts(client.steps() - warm_up_steps);
         progress.update(&News { elapsed: start.elapsed(), planned: planned as u64, counts });
     };
     loop {
