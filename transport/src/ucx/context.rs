@@ -1,7 +1,7 @@
 //! A UCX context and the memory registered with it.
 
 use std::collections::BTreeMap;
-use std::ffi::{CString, c_char};
+use std::ffi::CString;
 use std::mem::zeroed;
 use std::net::IpAddr;
 use std::ptr::{null, null_mut};
@@ -15,7 +15,8 @@ use super::ffi::{
     ucp_mem_map_params_t, ucp_params_t,
 };
 use super::library::{Ucx, refused};
-use super::{settings, wire};
+use super::settings::{self, Setting};
+use super::wire;
 use crate::error::Error;
 use crate::region::RegionCore;
 
@@ -36,8 +37,8 @@ impl Context {
         listen: IpAddr,
     ) -> Result<Rc<Self>, Error> {
         let config = Config::read(ucx)?;
-        for (name, value) in settings::defaults(user, listen) {
-            config.set(name, value)?;
+        for setting in settings::defaults(user, listen) {
+            config.set(setting)?;
         }
         // SAFETY: plain data of C; all zeros is valid, and the mask says which fields count.
         let mut params: ucp_params_t = unsafe { zeroed() };
@@ -87,18 +88,21 @@ impl Config {
         )))
     }
 
-    fn set(&self, name: &str, value: &str) -> Result<(), Error> {
+    fn set(&self, setting: Setting) -> Result<(), Error> {
         let c_string = |text: &str| CString::new(text).expect("our settings have no zero byte");
-        let (c_name, c_value) = (c_string(name), c_string(value));
-        let (name_ptr, value_ptr): (*const c_char, _) = (c_name.as_ptr(), c_value.as_ptr());
+        let key = c_string(setting.key(self.ucx.version));
+        let value = c_string(setting.value);
         // SAFETY: the configuration is ours, and both strings outlive the call, which copies them.
-        let status = unsafe { (self.ucx.f.ucp_config_modify)(self.handle, name_ptr, value_ptr) };
+        let status =
+            unsafe { (self.ucx.f.ucp_config_modify)(self.handle, key.as_ptr(), value.as_ptr()) };
         if status.is_ok() {
             return Ok(());
         }
-        let cause = self.ucx.describe(status);
+        let (cause, variable, value) =
+            (self.ucx.describe(status), setting.variable(), setting.value);
         Err(refused(format!(
-            "ucp_config_modify({name}={value}) failed: {cause}; set UCX_{name} yourself"
+            "ucp_config_modify failed: {cause}: this UCX does not take {variable}={value}; \
+             set {variable} yourself"
         )))
     }
 }

@@ -29,6 +29,7 @@ pub(super) struct Status(i8);
 
 impl Status {
     pub(super) const OK: Self = Self(sys::ucs_status_t::UCS_OK as i8);
+    pub(super) const CANCELED: Self = Self(sys::ucs_status_t::UCS_ERR_CANCELED as i8);
     pub(super) const BUSY: Self = Self(sys::ucs_status_t::UCS_ERR_BUSY as i8);
 
     pub(super) fn is_ok(self) -> bool {

@@ -1,12 +1,19 @@
 //! One link as the progress thread sees it: greets, reads, notifies, and lets go.
 //!
-//! A link is `Greeting` until its peer has answered, `Open` until it is aborted, and `Closing`
-//! until nothing of it is outstanding; then the progress thread drops it. `Leaving` is an open
-//! link that waits for the peer to confirm its notifications before it is aborted.
+//! A link is `Greeting` until its peer has answered, and then `Open`. `Leaving` is an open link
+//! that waits for the peer to confirm its notifications before it is aborted. An aborted link is
+//! `Draining` for a moment, and `Closing` from when its endpoint is closed by force until nothing
+//! of it is outstanding; then the progress thread drops it.
+//!
+//! Why drain: over TCP, UCX emulates gets, and the owner's UCX aborts its whole process if it
+//! fails to answer one of several gets that wait in its socket (`ucp_request_try_send` in
+//! <https://github.com/openucx/ucx/blob/v1.19.0/src/ucp/core/ucp_request.inl>). A reader that
+//! lets its gets end first does no such harm. One that is killed may.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -27,6 +34,9 @@ use crate::metadata::Metadata;
 /// Reads outstanding per link. Past a few dozen, throughput no longer grows; each holds a request
 /// of UCX of a few hundred bytes and, over TCP, a reply that the peer has to queue.
 const GETS_PER_LINK: usize = 128;
+/// How long gets may take to end before an endpoint is closed by force. Those of a peer that is
+/// alive end within a round trip; one that is stopped holds its reader up this long.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(100);
 /// Messages in the outbox from which on those are removed for which nobody waits any more.
 const CROWDED_OUTBOX: usize = 64;
 
@@ -44,7 +54,7 @@ pub(super) struct Link {
     sending: Option<Message>,
     /// The token of the latest hello.
     token: u64,
-    /// Notifications were sent that no answer has confirmed yet.
+    /// Notifications were sent after it, so that its answer will not confirm them.
     unconfirmed: bool,
     // The following drop in this order: keys before the endpoint, and only then is it uncounted.
     /// By region of the peer.
@@ -61,6 +71,7 @@ enum Phase {
     Greeting(Reply),
     Open,
     Leaving,
+    Draining { until: Instant },
     Closing { endpoint_closes: bool },
 }
 
@@ -124,7 +135,7 @@ impl Link {
 
     /// Takes a transfer; finishes it at once if the link is no longer open.
     pub(super) fn post(&mut self, transfer: Transfer, memory: &Memory) {
-        if self.is_closing() {
+        if self.is_ending() {
             return transfer.finish(Err(self.state.lost()));
         }
         let blocks = transfer.blocks().len();
@@ -134,7 +145,7 @@ impl Link {
 
     /// Takes a notification of its own.
     pub(super) fn notify(&mut self, payload: Bytes, reply: Reply) {
-        if self.is_closing() {
+        if self.is_ending() {
             return drop(reply.send(Err(self.state.lost())));
         }
         if self.outbox.len() >= CROWDED_OUTBOX {
@@ -158,6 +169,7 @@ impl Link {
             }
         }
         self.pump(memory);
+        self.close_if_drained();
     }
 
     /// The peer has answered a hello.
@@ -166,7 +178,6 @@ impl Link {
             // To an earlier hello; the latest one confirms more.
             return;
         }
-        self.unconfirmed = false;
         match std::mem::replace(&mut self.phase, Phase::Open) {
             Phase::Greeting(reply) if greeting.instance != self.metadata.instance => {
                 self.phase = Phase::Greeting(reply);
@@ -183,25 +194,24 @@ impl Link {
                     self.lose("its keys cannot be used");
                 }
             },
-            Phase::Leaving => self.lose(LEFT),
-            unchanged @ (Phase::Open | Phase::Closing { .. }) => self.phase = unchanged,
+            Phase::Leaving => self.leave(),
+            unchanged => self.phase = unchanged,
         }
     }
 
     /// UCX reports that the peer is gone.
     pub(super) fn failed(&mut self, status: Status) {
-        self.lose(&format!("UCX reports: {}", self.worker.ucx().describe(status)));
+        self.state.end(&format!("UCX reports: {}", self.worker.ucx().describe(status)));
+        self.end_by_force();
     }
 
     /// Lets go in good order: ends the link once the peer has confirmed what it was sent.
     pub(super) fn leave(&mut self) {
-        match self.phase {
-            Phase::Open if self.unconfirmed => {
-                self.phase = Phase::Leaving;
-                self.say_hello();
-            }
-            Phase::Leaving => {}
-            _ => self.lose(LEFT),
+        if matches!(self.phase, Phase::Open) && self.unconfirmed {
+            self.phase = Phase::Leaving;
+            self.say_hello();
+        } else {
+            self.lose(LEFT);
         }
     }
 
@@ -211,32 +221,32 @@ impl Link {
         self.abort();
     }
 
-    /// Ends the link by force, for the reason in its state. What is outstanding still has to end:
-    /// see [`is_gone`](Self::is_gone).
+    /// Ends the link for the reason in its state. What is outstanding still has to end: see
+    /// [`due`](Self::due) and [`is_gone`](Self::is_gone).
     pub(super) fn abort(&mut self) {
-        if self.is_closing() {
+        if self.is_ending() {
             return;
         }
-        let closing = Phase::Closing { endpoint_closes: false };
-        if let Phase::Greeting(reply) = std::mem::replace(&mut self.phase, closing) {
-            let _ = reply.send(Err(self.state.unreachable()));
+        self.give_up();
+        self.phase = Phase::Draining { until: Instant::now() + DRAIN_TIMEOUT };
+        self.close_if_drained();
+    }
+
+    /// When [`expire`](Self::expire) is to be called.
+    pub(super) fn due(&self) -> Option<Instant> {
+        if let Phase::Draining { until } = self.phase { Some(until) } else { None }
+    }
+
+    /// Closes by force what has not drained by `now`.
+    pub(super) fn expire(&mut self, now: Instant) {
+        if self.due().is_some_and(|until| until <= now) {
+            self.end_by_force();
         }
-        for message in std::mem::take(&mut self.outbox) {
-            self.resolve(message.then, false);
-        }
-        for Ended { transfer, .. } in self.flow.abort() {
-            transfer.finish(Err(self.state.lost()));
-        }
-        // May end operations right in here; their events come after this.
-        let endpoint_closes = matches!(self.endpoint.close(), Posted::Pending);
-        self.phase = Phase::Closing { endpoint_closes };
     }
 
     /// Nothing of this link is outstanding: it can be dropped.
     pub(super) fn is_gone(&self) -> bool {
-        matches!(self.phase, Phase::Closing { endpoint_closes: false })
-            && self.flow.is_empty()
-            && self.sending.is_none()
+        matches!(self.phase, Phase::Closing { endpoint_closes: false }) && self.is_idle()
     }
 
     /// Drops everything, then tells those who wait for that.
@@ -248,7 +258,7 @@ impl Link {
 
     /// Posts whatever may be posted.
     fn pump(&mut self, memory: &Memory) {
-        if self.is_closing() {
+        if self.is_ending() {
             return;
         }
         while let Some((job, transfer, index)) = self.flow.next() {
@@ -285,7 +295,7 @@ impl Link {
         }
         match self.flow.ended(job, status.is_ok()) {
             // Data that arrived in spite of the end is data, but no notification can go out.
-            Some(Ended { transfer, complete }) if self.is_closing() || !complete => {
+            Some(Ended { transfer, complete }) if self.is_ending() || !complete => {
                 transfer.finish(Err(self.state.lost()));
             }
             Some(Ended { mut transfer, .. }) => match transfer.take_notification() {
@@ -295,7 +305,7 @@ impl Link {
             None => {}
         }
         if !status.is_ok() {
-            self.abort();
+            self.end_by_force();
         }
     }
 
@@ -308,6 +318,7 @@ impl Link {
 
     fn say_hello(&mut self) {
         self.token += 1;
+        self.unconfirmed = false;
         let greeting = Greeting { token: self.token, instance: self.metadata.instance };
         let header = Bytes::copy_from_slice(&greeting.encode());
         let (payload, then) = (Bytes::new(), Then::Nothing);
@@ -334,18 +345,17 @@ impl Link {
 
     /// A send that was pending has ended.
     fn sent(&mut self, status: Status) {
-        if status.is_ok() && !self.is_closing() {
-            self.left(true);
-            self.send_next();
-        } else {
-            self.not_sent(status);
+        if !status.is_ok() {
+            return self.not_sent(status);
         }
+        self.left(true);
+        self.send_next();
     }
 
     fn not_sent(&mut self, status: Status) {
         self.state.end(&self.describe("a message", status));
         self.left(false);
-        self.abort();
+        self.end_by_force();
     }
 
     /// The message that was being sent is over.
@@ -379,8 +389,45 @@ impl Link {
         format!("{what} failed: {}", self.worker.ucx().describe(status))
     }
 
-    fn is_closing(&self) -> bool {
-        matches!(self.phase, Phase::Closing { .. })
+    /// Answers those who wait for what has not begun.
+    fn give_up(&mut self) {
+        let ending = Phase::Closing { endpoint_closes: false };
+        if let Phase::Greeting(reply) = std::mem::replace(&mut self.phase, ending) {
+            let _ = reply.send(Err(self.state.unreachable()));
+        }
+        for message in std::mem::take(&mut self.outbox) {
+            self.resolve(message.then, false);
+        }
+        for Ended { transfer, .. } in self.flow.abort() {
+            transfer.finish(Err(self.state.lost()));
+        }
+    }
+
+    fn close_if_drained(&mut self) {
+        if matches!(self.phase, Phase::Draining { .. }) && self.is_idle() {
+            self.end_by_force();
+        }
+    }
+
+    /// Closes the endpoint, which ends everything that is outstanding.
+    fn end_by_force(&mut self) {
+        if matches!(self.phase, Phase::Closing { .. }) {
+            return;
+        }
+        self.give_up();
+        // May end operations right in here; their events come after this.
+        let endpoint_closes = matches!(self.endpoint.close(), Posted::Pending);
+        self.phase = Phase::Closing { endpoint_closes };
+    }
+
+    /// Nothing takes part in this link any more but what is outstanding.
+    fn is_ending(&self) -> bool {
+        matches!(self.phase, Phase::Draining { .. } | Phase::Closing { .. })
+    }
+
+    /// UCX holds none of our memory.
+    fn is_idle(&self) -> bool {
+        self.flow.is_empty() && self.sending.is_none()
     }
 }
 

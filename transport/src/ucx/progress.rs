@@ -32,6 +32,9 @@ const PROGRESS_BURST: u32 = 64;
 /// unless the peer is stopped or lost.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How often UCX is asked again where it has no event to wait for.
+const POLL: Duration = Duration::from_millis(10);
+
 /// What other threads ask of the progress thread.
 pub(super) enum Command {
     Register {
@@ -280,21 +283,17 @@ impl<'a> Progress<'a> {
         self.links.len() != before
     }
 
-    /// Waits for UCX, a command, or the end of the leave. Returns at once if UCX has work.
+    /// Waits for UCX, a command, or a moment that is due. Returns at once if UCX has work.
     fn sleep(&mut self) {
-        let timeout = self.leave_until.map(|until| until.saturating_duration_since(Instant::now()));
-        if timeout == Some(Duration::ZERO) {
-            for link in self.links.values_mut() {
-                link.lose("it did not confirm its notifications before the agent closed");
-            }
+        let now = Instant::now();
+        let due = self.links.values().filter_map(Link::due).chain(self.leave_until).min();
+        if due.is_some_and(|due| due <= now) {
+            return self.expire(now);
         }
+        let timeout = due.map(|due| due.saturating_duration_since(now));
         let waited = match self.worker.arm() {
-            Ok(false) => Ok(()),
-            // After the leave only UCX's own events are missing; it is asked now and then.
-            Ok(true) if timeout == Some(Duration::ZERO) => {
-                self.wait(Some(Duration::from_millis(10)))
-            }
             Ok(true) => self.wait(timeout),
+            Ok(false) => Ok(()),
             Err(cause) => Err(cause),
         };
         if let Err(cause) = waited {
@@ -304,7 +303,20 @@ impl<'a> Progress<'a> {
                 link.lose(&cause);
             }
             // What is outstanding still needs progress: poll for it instead.
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(POLL);
+        }
+    }
+
+    fn expire(&mut self, now: Instant) {
+        for link in self.links.values_mut() {
+            link.expire(now);
+        }
+        if let Some(until) = self.leave_until.filter(|until| *until <= now) {
+            for link in self.links.values_mut() {
+                link.lose("it did not confirm its notifications before the agent closed");
+            }
+            // From here on only UCX keeps links; it is asked now and then.
+            self.leave_until = Some(until.max(now) + POLL);
         }
     }
 

@@ -3,8 +3,37 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::library::Version;
+
 /// A setting and its value, as in `UCX_<name>=<value>`.
-pub(super) type Setting = (&'static str, &'static str);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Setting {
+    name: &'static str,
+    /// What [`KNOWS_PREFIXES`] is about.
+    short_name: &'static str,
+    pub(super) value: &'static str,
+}
+
+/// Before this version, UCX looks a transport's own settings up without the transport's prefix
+/// when a program sets them, and ignores them with it:
+/// <https://github.com/openucx/ucx/blob/v1.16.0/src/uct/base/uct_md.c>.
+const KNOWS_PREFIXES: Version = Version { major: 1, minor: 17, release: 0 };
+
+impl Setting {
+    const fn new(name: &'static str, value: &'static str) -> Self {
+        Self { name, short_name: name, value }
+    }
+
+    /// The variable with which a user sets it.
+    pub(super) fn variable(&self) -> String {
+        format!("UCX_{}", self.name)
+    }
+
+    /// The name by which this version of UCX takes it from a program.
+    pub(super) fn key(&self, ucx: Version) -> &'static str {
+        if ucx < KNOWS_PREFIXES { self.short_name } else { self.name }
+    }
+}
 
 /// Names in `UCX_TLS` that stand for TCP, for memory that is shared between processes, and for
 /// the other transports that need no network device.
@@ -17,22 +46,29 @@ const OTHER_LOCAL: &[&str] = &["self", "cma", "knem"];
 /// Only what concerns a transport that may be used: UCX warns about the rest.
 pub(super) fn defaults(user: &BTreeMap<String, String>, listen: IpAddr) -> Vec<Setting> {
     let transports = Transports::of(user.get("UCX_TLS").map_or("all", String::as_str));
-    let mut settings = Vec::new();
+    let mut settings = vec![
+        // How soon a peer is missed that died without a word, as over shared memory. UCX's 20 s
+        // are longer than a request may take.
+        Setting::new("KEEPALIVE_INTERVAL", "1s"),
+    ];
     if transports.may_use(TCP) {
-        // UCX's 8 KiB make a TCP segment a system call: over the loopback, 1 MiB quadruples the
-        // throughput.
-        settings.extend([("TCP_TX_SEG_SIZE", "1m"), ("TCP_RX_SEG_SIZE", "1m")]);
+        settings.extend([
+            // UCX's 8 KiB make every segment a system call: over the loopback, 1 MiB quadruples
+            // the throughput.
+            Setting { short_name: "TX_SEG_SIZE", ..Setting::new("TCP_TX_SEG_SIZE", "1m") },
+            Setting { short_name: "RX_SEG_SIZE", ..Setting::new("TCP_RX_SEG_SIZE", "1m") },
+        ]);
     }
     if transports.may_use(SHARED_MEMORY) {
         // Without it, endpoints over shared memory cannot report that their peer died:
         // https://github.com/openucx/ucx/blob/v1.19.0/src/uct/sm/mm/base/mm_iface.c
-        settings.push(("MM_ERROR_HANDLING", "y"));
+        settings.push(Setting::new("MM_ERROR_HANDLING", "y"));
     }
     // Who names InfiniBand means its device, and this would leave none.
     if listen.is_loopback() && transports.may_use(TCP) && transports.need_no_network() {
-        settings.push(("NET_DEVICES", "lo"));
+        settings.push(Setting::new("NET_DEVICES", "lo"));
     }
-    settings.retain(|(name, _)| !user.contains_key(&format!("UCX_{name}")));
+    settings.retain(|setting| !user.contains_key(&setting.variable()));
     settings
 }
 
@@ -93,27 +129,35 @@ mod tests {
 
     use super::*;
 
-    fn names(user: &[(&str, &str)], listen: Ipv4Addr) -> Vec<&'static str> {
+    fn variables(user: &[(&str, &str)], listen: Ipv4Addr) -> Vec<String> {
         let user = user.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        defaults(&user, listen.into()).into_iter().map(|(name, _)| name).collect()
+        defaults(&user, listen.into()).iter().map(Setting::variable).collect()
     }
+
+    const ALL: [&str; 5] = [
+        "UCX_KEEPALIVE_INTERVAL",
+        "UCX_TCP_TX_SEG_SIZE",
+        "UCX_TCP_RX_SEG_SIZE",
+        "UCX_MM_ERROR_HANDLING",
+        "UCX_NET_DEVICES",
+    ];
 
     #[test]
     fn the_users_variables_win() {
-        let all = names(&[], Ipv4Addr::LOCALHOST);
-        assert_eq!(all, ["TCP_TX_SEG_SIZE", "TCP_RX_SEG_SIZE", "MM_ERROR_HANDLING", "NET_DEVICES"]);
-        for name in all {
-            let left = names(&[(&format!("UCX_{name}"), "x")], Ipv4Addr::LOCALHOST);
-            assert_eq!(left.len(), 3);
-            assert!(!left.contains(&name));
+        assert_eq!(variables(&[], Ipv4Addr::LOCALHOST), ALL);
+        for name in ALL {
+            let left = variables(&[(name, "x")], Ipv4Addr::LOCALHOST);
+            assert_eq!(left.len(), ALL.len() - 1);
+            assert!(left.iter().all(|left| left != name));
         }
-        assert_eq!(names(&[("TCP_TX_SEG_SIZE", "8k")], Ipv4Addr::LOCALHOST).len(), 4);
+        assert_eq!(variables(&[("TCP_TX_SEG_SIZE", "8k")], Ipv4Addr::LOCALHOST), ALL);
     }
 
     #[test]
     fn the_loopback_device_is_for_local_agents_that_name_no_network() {
-        let has_lo =
-            |tls: &str, listen| names(&[("UCX_TLS", tls)], listen).contains(&"NET_DEVICES");
+        let has_lo = |tls: &str, listen| {
+            variables(&[("UCX_TLS", tls)], listen).iter().any(|name| name == "UCX_NET_DEVICES")
+        };
         for tls in ["tcp", "tcp,self,sm", "all", "^ib", "tcp:aux, shm"] {
             assert!(has_lo(tls, Ipv4Addr::LOCALHOST), "{tls}");
             assert!(!has_lo(tls, Ipv4Addr::new(10, 0, 0, 1)), "{tls}");
@@ -125,11 +169,23 @@ mod tests {
 
     #[test]
     fn transports_that_are_not_used_are_left_alone() {
-        let of = |tls: &str| names(&[("UCX_TLS", tls)], Ipv4Addr::LOCALHOST);
-        assert_eq!(of("tcp"), ["TCP_TX_SEG_SIZE", "TCP_RX_SEG_SIZE", "NET_DEVICES"]);
-        assert_eq!(of("posix,cma"), ["MM_ERROR_HANDLING"]);
-        assert_eq!(of("^tcp,ib"), ["MM_ERROR_HANDLING"]);
-        assert!(of("rc_mlx5").is_empty());
+        let of = |tls: &str| variables(&[("UCX_TLS", tls)], Ipv4Addr::LOCALHOST);
+        assert_eq!(of("tcp"), [ALL[0], ALL[1], ALL[2], ALL[4]]);
+        assert_eq!(of("posix,cma"), [ALL[0], ALL[3]]);
+        assert_eq!(of("^tcp,ib"), [ALL[0], ALL[3]]);
+        assert_eq!(of("rc_mlx5"), [ALL[0]]);
+    }
+
+    #[test]
+    fn old_versions_know_tcp_settings_by_a_shorter_name() {
+        let keys = |minor| -> Vec<_> {
+            let ucx = Version { major: 1, minor, release: 0 };
+            let all = defaults(&BTreeMap::new(), Ipv4Addr::LOCALHOST.into());
+            all.iter().map(|setting| setting.key(ucx)).collect()
+        };
+        assert_eq!(keys(17), ALL.map(|name| name.trim_start_matches("UCX_")));
+        let short = ["KEEPALIVE_INTERVAL", "TX_SEG_SIZE", "RX_SEG_SIZE", "MM_ERROR_HANDLING"];
+        assert_eq!(keys(16)[..4], short);
     }
 
     #[test]
