@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use support::client::{get, post};
-use support::fake::{Act, Fake, Step, events, json, nobody, send as bytes};
+use support::fake::{Act, Fake, Step, events, json, nobody, raw, send as bytes};
 use support::{PARAMS, Serving, config, eventually, prefill_answer, serve, serve_at_once};
 
 const STREAM: &str = r#"{"stream":true}"#;
@@ -276,21 +276,40 @@ async fn connections_closed_while_unused_do_not_cost_an_attempt() {
 }
 
 #[tokio::test]
+async fn after_a_stale_connection_the_others_are_not_trusted() {
+    let (prefill, decode) = (Fake::prefill().await, Fake::decode().await);
+    let mut config = config(&[&prefill], &[&decode]);
+    config.health.interval = Duration::from_secs(600);
+    config.worker_keep_alive = Duration::from_secs(600);
+    let router = serve(config).await;
+    decode.always(Act::Echo(Duration::from_millis(50)));
+    tokio::join!(ask(&router), ask(&router), ask(&router));
+    let before = decode.accepted();
+    assert!(before > 1, "the test needs several connections, not {before}");
+    decode.next(Act::HangUp);
+    assert_eq!(ask(&router).await.status, 200);
+    assert_eq!(decode.accepted(), before + 1);
+    eventually("others closed", || decode.open() == 1).await;
+}
+
+#[tokio::test]
+async fn connections_unused_for_too_long_are_not_used_again() {
+    let (prefill, decode) = (Fake::prefill().await, Fake::decode().await);
+    let mut config = config(&[&prefill], &[&decode]);
+    // Nobody sweeps; the request itself must look.
+    config.health.interval = Duration::from_secs(600);
+    config.worker_keep_alive = Duration::from_millis(20);
+    let router = serve(config).await;
+    for _ in 0..2 {
+        assert_eq!(ask(&router).await.status, 200);
+        tokio::time::sleep(Duration::from_millis(40)).await;
+    }
+    assert_eq!((prefill.accepted(), decode.accepted()), (2, 2));
+}
+
+#[tokio::test]
 async fn a_worker_that_does_not_speak_http_is_named() {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    let server = tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut request = [0; 4096];
-            let read = stream.read(&mut request).await.unwrap();
-            let health = request[..read].starts_with(b"GET /health");
-            let ok = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
-            let answer: &[u8] = if health { ok } else { b"SSH-2.0-OpenSSH_9.2\r\n" };
-            stream.write_all(answer).await.unwrap();
-        }
-    });
+    let (addr, server) = raw("SSH-2.0-OpenSSH_9.2\r\n".to_owned()).await;
     let decode = Fake::decode().await;
     let mut config = config(&[&decode], &[&decode]);
     config.prefill = vec![addr.into()];
@@ -299,5 +318,26 @@ async fn a_worker_that_does_not_speak_http_is_named() {
     assert_eq!(reply.status, 502);
     assert!(reply.body.contains(&format!("prefill worker http://{addr}")), "{}", reply.body);
     assert!(reply.body.contains("invalid HTTP"), "{}", reply.body);
+    server.abort();
+}
+
+#[tokio::test]
+async fn workers_may_close_after_every_answer() {
+    let (closing, server) = raw(format!("HTTP/1.0 200 OK\r\n\r\n{}", prefill_answer())).await;
+    let (prefill, decode) = (Fake::prefill().await, Fake::decode().await);
+    let mut first = config(&[&prefill], &[&decode]);
+    first.prefill = vec![closing.into()];
+    let mut second = config(&[&prefill], &[&decode]);
+    second.decode = vec![closing.into()];
+    for config in [first, second] {
+        let router = serve(config).await;
+        for _ in 0..3 {
+            let reply = ask(&router).await;
+            assert_eq!((reply.status.as_u16(), reply.whole), (200, true));
+            assert!(reply.body.ends_with('}'), "{}", reply.body);
+        }
+        router.drained().await;
+        assert!(router.handle.snapshot().failures.is_empty());
+    }
     server.abort();
 }

@@ -120,6 +120,18 @@ async fn a_killed_worker_is_suspect_at_once_and_returns_after_restart() {
 }
 
 #[tokio::test]
+async fn a_failed_leg_brings_the_check_forward() {
+    let (prefill, decode) = (Fake::prefill().await, Fake::decode().await);
+    let mut config = config(&[&prefill], &[&decode]);
+    config.health.interval = Duration::from_secs(600);
+    let router = serve(config).await;
+    decode.next(support::fake::Act::HangUp);
+    assert_eq!(post(router.addr, "/v1/completions", "{}").await.status, 502);
+    assert_eq!(router.failure("decode_broken"), 1);
+    eventually("found to be well", || router.handle.workers()[1].healthy).await;
+}
+
+#[tokio::test]
 async fn it_answers_for_itself() {
     let prefills = [Fake::prefill().await, Fake::prefill().await];
     let decode = Fake::decode().await;

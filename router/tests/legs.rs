@@ -222,3 +222,16 @@ async fn a_slow_client_is_not_taken_for_a_silent_worker() {
     router.drained().await;
     assert!(router.handle.snapshot().failures.is_empty());
 }
+
+#[tokio::test]
+async fn a_stream_may_last_longer_than_a_silence() {
+    let (prefill, decode) = (Fake::prefill().await, Fake::decode().await);
+    let pause = Step::Pause(Duration::from_millis(100));
+    let steps: Vec<_> = (0..12).flat_map(|_| [text("data: 1\n\n"), pause.clone()]).collect();
+    decode.next(events(steps));
+    let mut config = config(&[&prefill], &[&decode]);
+    config.idle_timeout = Duration::from_millis(900);
+    let router = serve(config).await;
+    let reply = post(router.addr, "/v1/completions", "{}").await;
+    assert_eq!(reply.body, "data: 1\n\n".repeat(12));
+}

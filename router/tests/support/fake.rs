@@ -15,6 +15,7 @@ use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep};
@@ -310,6 +311,24 @@ impl Drop for Count {
     fn drop(&mut self) {
         (self.which)(&self.state).fetch_sub(1, SeqCst);
     }
+}
+
+/// A server that passes health checks, answers everything else with these bytes, and hangs up.
+pub async fn raw(answer: String) -> (SocketAddr, tokio::task::AbortHandle) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            let read = stream.read(&mut request).await.unwrap();
+            let healthy = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+            let checked = request[..read].starts_with(b"GET /health");
+            let answer = if checked { healthy } else { &answer };
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    (addr, server.abort_handle())
 }
 
 /// A port on which nobody listens.
