@@ -4,14 +4,14 @@
 # make build  the release binary with every transport: target/release/pdlab
 
 FEATURES := ucx
-UCX_DEMO := 1.19.0
-UCX_TEST := 1.16.0 1.19.0 1.22.0
+DEMO_UCX := 1.19.0
+TEST_UCX := 1.16.0 1.19.0 1.22.0
 PDLAB    := target/release/pdlab
 
 .PHONY: demo build test check bench clean
 
 demo: build
-	$(PDLAB) ucx fetch $(UCX_DEMO)
+	$(PDLAB) ucx fetch $(DEMO_UCX)
 	$(PDLAB) repro
 
 build:
@@ -23,14 +23,20 @@ check:
 	cargo clippy --workspace --all-targets --locked --features $(FEATURES) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked --features $(FEATURES)
 
-# The tests run UCX as it comes from its builds: variables of the caller would change what they show.
+# The tests run UCX as it comes from its builds: UCX_* variables of the caller would change what
+# they show. The conformance suite runs on every build, everything else once.
+test: unexport_ucx := $(foreach name,$(filter UCX_%,$(.VARIABLES)),-u $(name))
 test:
 	scripts/deps test
 	$(MAKE) check
 	cargo build --locked --features $(FEATURES)
-	for version in $(UCX_TEST); do target/debug/pdlab ucx fetch $$version || exit 1; done
-	for name in $$(env | sed -n 's/^\(UCX_[A-Z0-9_]*\)=.*/\1/p'); do unset $$name; done; \
-	PDLAB_TEST_UCX=$(UCX_DEMO) cargo test --workspace --locked --features $(FEATURES)
+	set -e; for version in $(TEST_UCX); do \
+		path=$$(target/debug/pdlab ucx fetch $$version); \
+		env $(unexport_ucx) PDLAB_TEST_UCX=$$path \
+			cargo test --workspace --locked --features $(FEATURES) --test conformance; \
+	done
+	env $(unexport_ucx) PDLAB_TEST_UCX=$$(target/debug/pdlab ucx path $(DEMO_UCX)) \
+		cargo test --workspace --locked --features $(FEATURES)
 
 bench:
 	scripts/deps build

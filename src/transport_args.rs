@@ -62,11 +62,11 @@ pub(crate) fn ucx_builds() -> Builds {
     Builds::new(&cache_dir())
 }
 
-/// `PDLAB_CACHE`, else `$XDG_CACHE_HOME/pdlab`, else `~/.cache/pdlab`, else the temporary directory
+/// `PDLAB_CACHE_DIR`, else `$XDG_CACHE_HOME/pdlab`, else `~/.cache/pdlab`, else the temporary directory
 /// (<https://specifications.freedesktop.org/basedir-spec/latest/>).
 fn cache_dir() -> PathBuf {
     let var = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    var("PDLAB_CACHE")
+    var("PDLAB_CACHE_DIR")
         .or_else(|| var("XDG_CACHE_HOME").map(|dir| dir.join("pdlab")))
         .or_else(|| var("HOME").map(|dir| dir.join(".cache/pdlab")))
         .unwrap_or_else(|| std::env::temp_dir().join("pdlab-cache"))

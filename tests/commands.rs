@@ -10,7 +10,7 @@ fn pdlab(args: &[&str]) -> Output {
     let output = Command::new(env!("CARGO_BIN_EXE_pdlab"))
         .args(args)
         .current_dir(scratch.path())
-        .env("PDLAB_CACHE", scratch.path().join("cache"))
+        .env("PDLAB_CACHE_DIR", scratch.path().join("cache"))
         .output()
         .unwrap();
     let left: Vec<_> = files(scratch.path());

@@ -95,6 +95,42 @@ fn one() -> u32 {
     1
 }
 
+impl AgentMetadata {
+    /// A pool that is one region of equal blocks in host memory, on one rank.
+    pub fn one_region(
+        engine_id: String,
+        agent_metadata: Vec<u8>,
+        num_blocks: u32,
+        block_bytes: u64,
+        block_size_tokens: u32,
+    ) -> Self {
+        Self {
+            engine_id,
+            agent_metadata,
+            // Where the pool is in its process's memory is the transport's business.
+            kv_caches_base_addr: vec![0],
+            device_id: 0,
+            num_blocks,
+            block_lens: vec![block_bytes],
+            block_strides: vec![block_bytes],
+            kv_cache_layout: "HND".into(),
+            block_size: block_size_tokens,
+            ssm_sizes: vec![0, 0],
+            attn_backend_name: "PDLAB".into(),
+            physical_blocks_per_logical_kv_block: 1,
+            region_num_blocks: None,
+            region_group_ids: None,
+            region_names: None,
+            region_mem_types: None,
+            dcp_size: 1,
+            pcp_size: 1,
+            ple_block_len: None,
+            region_members: vec![],
+            packed_member_layouts: BTreeMap::new(),
+        }
+    }
+}
+
 /// What both sides must agree on before bytes move.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Compatibility {
@@ -201,29 +237,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn metadata() -> AgentMetadata {
-        AgentMetadata {
-            engine_id: "e".into(),
-            agent_metadata: vec![0, 1, 255],
-            kv_caches_base_addr: vec![4096],
-            device_id: 0,
-            num_blocks: 8,
-            block_lens: vec![1024],
-            block_strides: vec![1024],
-            kv_cache_layout: "HND".into(),
-            block_size: 16,
-            ssm_sizes: vec![0, 0],
-            attn_backend_name: "SIM".into(),
-            physical_blocks_per_logical_kv_block: 1,
-            region_num_blocks: None,
-            region_group_ids: None,
-            region_names: None,
-            region_mem_types: None,
-            dcp_size: 1,
-            pcp_size: 1,
-            ple_block_len: None,
-            region_members: vec![],
-            packed_member_layouts: BTreeMap::new(),
-        }
+        AgentMetadata::one_region("e".into(), vec![0, 1, 255], 8, 1024, 16)
     }
 
     fn factors() -> Compatibility {

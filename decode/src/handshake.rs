@@ -14,7 +14,9 @@ pub const TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
     /// Nobody answered.
-    #[error("no answer from the side channel at {endpoint} within {TIMEOUT:?}: is that prefill up?")]
+    #[error(
+        "no answer from the side channel at {endpoint} within {TIMEOUT:?}: is that prefill up?"
+    )]
     Timeout {
         /// Where.
         endpoint: String,
@@ -49,7 +51,9 @@ pub enum HandshakeError {
         ours: String,
     },
     /// Prefill has restarted since it answered the request.
-    #[error("prefill at {endpoint} is engine {found}, not {wanted}: it has restarted and the KV is gone")]
+    #[error(
+        "prefill at {endpoint} is engine {found}, not {wanted}: it has restarted and the KV is gone"
+    )]
     Restarted {
         /// Where.
         endpoint: String,
@@ -113,29 +117,7 @@ mod tests {
     }
 
     fn answer(engine_id: &str, factors: &Compatibility) -> Vec<u8> {
-        let metadata = AgentMetadata {
-            engine_id: engine_id.into(),
-            agent_metadata: vec![1],
-            kv_caches_base_addr: vec![0],
-            device_id: 0,
-            num_blocks: 4,
-            block_lens: vec![128],
-            block_strides: vec![128],
-            kv_cache_layout: "HND".into(),
-            block_size: 16,
-            ssm_sizes: vec![0, 0],
-            attn_backend_name: "X".into(),
-            physical_blocks_per_logical_kv_block: 1,
-            region_num_blocks: None,
-            region_group_ids: None,
-            region_names: None,
-            region_mem_types: None,
-            dcp_size: 1,
-            pcp_size: 1,
-            ple_block_len: None,
-            region_members: vec![],
-            packed_member_layouts: Default::default(),
-        };
+        let metadata = AgentMetadata::one_region(engine_id.into(), vec![1], 4, 128, 16);
         Handshake::new(factors, &metadata).encode()
     }
 

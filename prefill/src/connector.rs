@@ -114,7 +114,10 @@ impl Connector for PrefillConnector {
     }
 
     fn decline(&mut self, pull: RemotePrefill) {
-        tracing::warn!(request = pull.request_id, "a pull was sent to prefill; its lease will end it");
+        tracing::warn!(
+            request = pull.request_id,
+            "a pull was sent to prefill; its lease will end it"
+        );
     }
 
     fn notified(&mut self, payload: &Bytes, now: Duration) -> Vec<RequestId> {
@@ -142,7 +145,10 @@ impl Connector for PrefillConnector {
             }
             None => {
                 self.shared.failed("notification_garbage");
-                tracing::warn!(bytes = payload.len(), "a notification that is not vLLM's was ignored");
+                tracing::warn!(
+                    bytes = payload.len(),
+                    "a notification that is not vLLM's was ignored"
+                );
             }
         }
         self.count();

@@ -112,8 +112,7 @@ impl Prefill {
     /// Answers until `stop`, then drains: HTTP, engine, side channel, transport, in this order.
     pub async fn serve(self, stop: CancellationToken) -> Result<(), PrefillError> {
         let background = CancellationToken::new();
-        let handshakes =
-            tokio::spawn(self.side_channel.serve(self.handshake, background.clone()));
+        let handshakes = tokio::spawn(self.side_channel.serve(self.handshake, background.clone()));
         let notifications = tokio::spawn(forward(self.agent.clone(), self.engine));
         let served = self.worker.serve(stop).await;
         background.cancel();
@@ -138,30 +137,13 @@ fn handshake(
     identity: &Identity,
 ) -> Result<Vec<u8>, pdlab_transport::Error> {
     let geometry = &worker.engine.geometry;
-    let metadata = AgentMetadata {
-        engine_id: identity.engine_id.clone(),
-        agent_metadata: agent.metadata()?.to_vec(),
-        // Where the pool is in this process's memory is the transport's business.
-        kv_caches_base_addr: vec![0],
-        device_id: 0,
-        num_blocks: geometry.num_blocks as u32,
-        block_lens: vec![geometry.block_bytes as u64],
-        block_strides: vec![geometry.block_bytes as u64],
-        kv_cache_layout: "HND".into(),
-        block_size: geometry.block_size_tokens as u32,
-        ssm_sizes: vec![0, 0],
-        attn_backend_name: "PDLAB".into(),
-        physical_blocks_per_logical_kv_block: 1,
-        region_num_blocks: None,
-        region_group_ids: None,
-        region_names: None,
-        region_mem_types: None,
-        dcp_size: 1,
-        pcp_size: 1,
-        ple_block_len: None,
-        region_members: vec![],
-        packed_member_layouts: std::collections::BTreeMap::new(),
-    };
+    let metadata = AgentMetadata::one_region(
+        identity.engine_id.clone(),
+        agent.metadata()?.to_vec(),
+        geometry.num_blocks as u32,
+        geometry.block_bytes as u64,
+        geometry.block_size_tokens as u32,
+    );
     let compatibility = Compatibility {
         model: worker.engine.model.name.to_owned(),
         block_size: geometry.block_size_tokens as u32,

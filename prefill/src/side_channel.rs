@@ -15,7 +15,9 @@ pub struct SideChannel {
 
 /// A side channel that cannot be served.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen for handshakes on {endpoint}: {source}: choose another --side-channel-port, or 0 for a free one")]
+#[error(
+    "cannot listen for handshakes on {endpoint}: {source}: choose another --side-channel-port, or 0 for a free one"
+)]
 pub struct SideChannelError {
     endpoint: String,
     source: zeromq::ZmqError,

@@ -1,0 +1,148 @@
+//! `pdlab repro` on real processes: over TCP always, over real UCX where a build is at hand.
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+const PDLAB: &str = env!("CARGO_BIN_EXE_pdlab");
+
+fn pdlab(args: &[&str], dir: &Path) -> Output {
+    let mut command = Command::new(PDLAB);
+    // Settings of the caller would change what a run shows.
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("UCX_")) {
+        command.env_remove(name);
+    }
+    let output = command.args(args).current_dir(dir).output().unwrap();
+    assert!(children(dir).is_empty(), "{args:?} left processes");
+    output
+}
+
+/// Processes of ours that still run in this directory.
+fn children(dir: &Path) -> Vec<String> {
+    let dir = dir.canonicalize().unwrap();
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let here =
+        processes.filter(|p| std::fs::read_link(p.path().join("cwd")).is_ok_and(|cwd| cwd == dir));
+    here.map(|p| p.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// Runs a scenario; the exit code, the result, and the text.
+fn repro(args: &[&str]) -> (Option<i32>, Value, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let fixed = ["repro", "--no-mitigations", "--json", "--out", "run"];
+    let output = pdlab(&[&fixed[..], args].concat(), dir.path());
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let last = stdout.lines().last().unwrap_or_default();
+    let result: Value = serde_json::from_str(last).unwrap_or_else(|_| panic!("{args:?}: {stderr}"));
+    for file in ["result.json", "samples.csv", "scenario.toml", "logs"] {
+        assert!(dir.path().join("run").join(file).exists(), "{file}");
+    }
+    eprintln!("{stdout}");
+    (output.status.code(), result, stdout)
+}
+
+/// Real requests moved real blocks, and all of them were right.
+fn moved_kv(result: &Value) {
+    let work = &result["work"];
+    for counter in ["requests", "transfers", "kv_bytes", "blocks_verified", "unmaps"] {
+        assert!(work[counter].as_u64().unwrap() > 0, "{counter}: {work}");
+    }
+    assert_eq!(work["corrupt_blocks"], 0);
+}
+
+/// Whether this UCX build can be opened here; says why it is skipped if not.
+fn has_ucx(version: &str) -> bool {
+    if !cfg!(feature = "ucx") {
+        eprintln!("skipped: built without the feature `ucx`");
+        return false;
+    }
+    let path = Command::new(PDLAB).args(["ucx", "path", version]).output().unwrap();
+    let here = path.status.success();
+    if !here {
+        eprintln!("skipped: {}", String::from_utf8_lossy(&path.stderr).trim());
+    }
+    here
+}
+
+#[test]
+fn over_tcp_nothing_leaks_and_it_says_what_that_means() {
+    let (code, result, text) = repro(&["--transport", "tcp", "--unmaps", "100000"]);
+    assert_eq!((code, &result["verdict"]), (Some(0), &"clean".into()), "{result}");
+    assert_eq!(result["ucx_version"], Value::Null);
+    assert!(text.contains("cannot show UCX's leaks"), "{text}");
+    moved_kv(&result);
+}
+
+#[test]
+fn ucx_1_19_leaks_144_bytes_per_unmap() {
+    if !has_ucx("1.19.0") {
+        return;
+    }
+    let (code, result, text) = repro(&[]);
+    assert_eq!((code, &result["verdict"]), (Some(0), &"leak".into()), "{result}");
+    let slope = result["slope_bytes_per_unit"].as_f64().unwrap();
+    assert!((141.0..147.0).contains(&slope), "{slope}");
+    assert!(result["work"]["unmaps"].as_u64().unwrap() >= 200_000);
+    assert!(result["quiet_growth_ratio"].as_f64().unwrap() < 0.01);
+    assert_eq!(result["signature"]["id"], "vllm#24264");
+    assert!(text.contains("24264"), "{text}");
+    moved_kv(&result);
+}
+
+#[test]
+fn ucx_1_22_and_1_16_do_not_leak() {
+    for version in ["1.22.0", "1.16.0"] {
+        if !has_ucx(version) {
+            continue;
+        }
+        let (code, result, _) = repro(&["--ucx", version, "--unmaps", "200000"]);
+        assert_eq!((code, &result["verdict"]), (Some(0), &"clean".into()), "{version}: {result}");
+        assert!(result["ucx_version"].as_str().unwrap().starts_with(version), "{result}");
+        moved_kv(&result);
+    }
+}
+
+#[test]
+fn a_setting_that_cures_is_clean_under_its_own_expectation() {
+    if !has_ucx("1.19.0") {
+        return;
+    }
+    let set = ["--set", "UCX_RCACHE_MAX_UNRELEASED=64M", "--unmaps", "150000"];
+    let (code, result, _) = repro(&set);
+    assert_eq!((code, &result["verdict"]), (Some(0), &"clean".into()), "{result}");
+    assert_eq!(result["settings"]["UCX_RCACHE_MAX_UNRELEASED"], "64M");
+}
+
+#[test]
+fn bad_input_is_named_and_leaves_nothing() {
+    let fails = |args: &[&str], code: i32, words: &[&str]| {
+        let dir = tempfile::tempdir().unwrap();
+        let output = pdlab(&[&["repro"], args].concat(), dir.path());
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {error}");
+        for word in words {
+            assert!(error.contains(word), "{args:?} does not mention {word}: {error}");
+        }
+        let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
+        assert!(left.is_empty(), "{args:?} left {left:?}");
+    };
+    fails(&["no-such-scenario"], 2, &["no-such-scenario", "ucx-rcache-invq"]);
+    fails(&["--ucx", "9.9.9"], 2, &["9.9.9", "1.19.0"]);
+    fails(&["--transport", "pigeon"], 2, &["pigeon"]);
+    fails(&["--set", "NOVALUE"], 2, &["NOVALUE"]);
+    fails(&["--unmaps", "0"], 2, &["unmaps"]);
+    fails(&["--trace", "on"], 3, &["trac"]);
+
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("mine.toml");
+    let builtin = include_str!("../leak/scenarios/ucx-rcache-invq.toml");
+    let path = file.to_str().unwrap().to_owned();
+    std::fs::write(&file, builtin.replace("kv_scale =", "kv_skale =")).unwrap();
+    let line = builtin.lines().position(|line| line.starts_with("kv_scale")).unwrap() + 1;
+    fails(&[&path], 2, &["kv_skale", &format!(":{line}"), "kv_scale"]);
+    std::fs::write(&file, builtin.replace("llama-3.1-8b", "gpt-5")).unwrap();
+    fails(&[&path], 2, &["gpt-5", "llama-3.1-8b"]);
+}
