@@ -168,3 +168,73 @@ fn describe(error: &hyper::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::Target;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    async fn pool_for(listener: &TcpListener) -> Pool {
+        let target = Target::new(format!("http://{}", listener.local_addr().unwrap()));
+        Pool::new(&target.address().unwrap()).await.unwrap()
+    }
+
+    fn request() -> Request<Full<Bytes>> {
+        Request::builder().uri("/").header("host", "x").body(Full::default()).unwrap()
+    }
+
+    /// Accepts a connection and answers so many requests on it.
+    async fn answer(listener: &TcpListener, requests: usize) -> TcpStream {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        for _ in 0..requests {
+            assert!(socket.read(&mut [0; 1024]).await.unwrap() > 0);
+            socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+        }
+        socket
+    }
+
+    async fn ask(pool: &Pool) {
+        let (mut connection, response) = pool.send(request()).await.unwrap();
+        let mut body = response.into_body();
+        assert_eq!(connection.frame(&mut body).await.unwrap().unwrap(), "ok");
+        pool.give_back(connection, body).await;
+    }
+
+    #[tokio::test]
+    async fn a_connection_serves_one_request_after_the_other() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pool = pool_for(&listener).await;
+        let client = async {
+            ask(&pool).await;
+            ask(&pool).await;
+        };
+        tokio::join!(client, answer(&listener, 2));
+        assert_eq!(pool.lock().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_closed_while_idle_is_replaced() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pool = pool_for(&listener).await;
+        let ((), socket) = tokio::join!(ask(&pool), answer(&listener, 1));
+        assert_eq!(pool.lock().len(), 1);
+        drop(socket);
+        // The runtime must have seen the end of the connection.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::join!(ask(&pool), answer(&listener, 1));
+    }
+
+    #[tokio::test]
+    async fn a_new_connection_that_is_closed_is_an_error() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pool = pool_for(&listener).await;
+        let (sent, ()) = tokio::join!(pool.send(request()), async {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            assert!(socket.read(&mut [0; 1024]).await.unwrap() > 0);
+        });
+        assert!(sent.unwrap_err().contains("connection closed"));
+        assert!(pool.lock().is_empty());
+    }
+}

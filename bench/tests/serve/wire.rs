@@ -9,9 +9,6 @@ use pdlab_bench::serve::{
     Backend, Config, Dataset, Error, Progress, Random, Rate, Report, TimedTrace, run,
 };
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::fake::{Ask, Fake, Script};
@@ -158,43 +155,6 @@ async fn connections_are_kept_and_their_end_is_no_failure() {
     // One for the list of models and again one for each that was ended, never one per request.
     assert!(fake.opened() <= 3 + 10, "{} connections", fake.opened());
     fake.drained().await;
-}
-
-/// Answers one request of each connection and closes it a little later without a word, as servers
-/// do with connections that idle too long.
-async fn close_after_each(listener: TcpListener) {
-    let mut connections = JoinSet::new();
-    while let Ok((mut socket, _)) = listener.accept().await {
-        connections.spawn(async move {
-            let mut request = vec![0; 64 * 1024];
-            let read = socket.read(&mut request).await.unwrap();
-            let (kind, body) = if request[..read].starts_with(b"GET") {
-                ("application/json", "{}")
-            } else {
-                ("text/event-stream", "data: {\"choices\":[{}]}\n\ndata: [DONE]\n\n")
-            };
-            let length = body.len();
-            let answer = format!(
-                "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n{body}"
-            );
-            socket.write_all(answer.as_bytes()).await.unwrap();
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        });
-    }
-}
-
-#[tokio::test]
-async fn connections_that_were_closed_while_idle_are_replaced() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut config = Config::new(format!("http://{}", listener.local_addr().unwrap()));
-    let server = tokio::spawn(close_after_each(listener));
-    config.target.model = Some("m".into());
-    config.dataset = Dataset::Random(Random { input_tokens: 4, ..Random::default() });
-    config.num_prompts = 8;
-    config.rate = Rate::PerSecond(30.0);
-    config.burstiness = f64::INFINITY;
-    assert_eq!(send(config).await.totals.completed, 8);
-    server.abort();
 }
 
 #[tokio::test]
