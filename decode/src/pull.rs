@@ -34,7 +34,9 @@ pub enum PullError {
     #[error("{0}")]
     Connect(#[from] ConnectError),
     /// Prefill's answer and the prompt do not fit together.
-    #[error("prefill named {named} blocks, but the prompt needs blocks {first}..{end}: is it the same prompt?")]
+    #[error(
+        "prefill named {named} blocks, but the prompt needs blocks {first}..{end}: is it the same prompt?"
+    )]
     TooFewBlocks {
         /// Ids in the transfer parameters.
         named: usize,
@@ -141,11 +143,11 @@ impl Puller {
     fn descriptors(&self, load: &Load, remote: &Remote) -> Result<Vec<Descriptor>, PullError> {
         let (first, end) = (load.first_block_index, load.first_block_index + load.blocks.len());
         let named = load.pull.block_ids.len();
-        let ids = load
-            .pull
-            .block_ids
-            .get(first..end)
-            .ok_or(PullError::TooFewBlocks { named, first, end })?;
+        let ids = load.pull.block_ids.get(first..end).ok_or(PullError::TooFewBlocks {
+            named,
+            first,
+            end,
+        })?;
         let bytes = self.pool.geometry().block_bytes;
         let describe = |(id, local): (&u32, &pdlab_worker::LoadBlock)| {
             if *id >= remote.num_blocks {

@@ -239,7 +239,8 @@ fn joined(work: impl FnOnce() + Send + 'static) {
 }
 
 fn arena_round() {
-    let mut buffers: Vec<Vec<u8>> = (0..ARENA_BUFFERS).map(|_| vec![1; ARENA_BUFFER_BYTES]).collect();
+    let mut buffers: Vec<Vec<u8>> =
+        (0..ARENA_BUFFERS).map(|_| vec![1; ARENA_BUFFER_BYTES]).collect();
     // From the end, so that the top of the arena becomes free and is trimmed.
     while let Some(buffer) = buffers.pop() {
         drop(std::hint::black_box(buffer));

@@ -60,7 +60,9 @@ impl fmt::Display for Pattern {
 
 /// A pattern that does not exist.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown churn pattern `{0}`: use same, adjacent, disjoint, random, arena, threads or madvise")]
+#[error(
+    "unknown churn pattern `{0}`: use same, adjacent, disjoint, random, arena, threads or madvise"
+)]
 pub struct UnknownPattern(String);
 
 impl FromStr for Pattern {
