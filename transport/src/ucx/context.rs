@@ -37,8 +37,15 @@ impl Context {
         listen: IpAddr,
     ) -> Result<Rc<Self>, Error> {
         let config = Config::read(ucx)?;
-        for setting in settings::defaults(user, listen) {
+        for setting in settings::defaults(ucx.version, user, listen) {
             config.set(setting)?;
+        }
+        if listen.is_loopback() && settings::loopback_is_broken(ucx.version) {
+            tracing::warn!(
+                version = %ucx.version,
+                "this UCX cannot use the loopback device: over TCP it listens on this host's other \
+                 addresses"
+            );
         }
         // SAFETY: plain data of C; all zeros is valid, and the mask says which fields count.
         let mut params: ucp_params_t = unsafe { zeroed() };

@@ -41,10 +41,20 @@ const TCP: &[&str] = &["tcp"];
 const SHARED_MEMORY: &[&str] = &["shm", "sm", "mm", "posix", "sysv", "xpmem"];
 const OTHER_LOCAL: &[&str] = &["self", "cma", "knem"];
 
+/// In 1.20.0 and 1.20.1 no peer is reachable through the loopback device, not even for UCX's own
+/// benchmark: <https://github.com/openucx/ucx/pull/11202>.
+pub(super) fn loopback_is_broken(ucx: Version) -> bool {
+    (ucx.major, ucx.minor) == (1, 20)
+}
+
 /// What to set, given the user's `UCX_*` variables and the address that the agent listens on.
 ///
 /// Only what concerns a transport that may be used: UCX warns about the rest.
-pub(super) fn defaults(user: &BTreeMap<String, String>, listen: IpAddr) -> Vec<Setting> {
+pub(super) fn defaults(
+    ucx: Version,
+    user: &BTreeMap<String, String>,
+    listen: IpAddr,
+) -> Vec<Setting> {
     let transports = Transports::of(user.get("UCX_TLS").map_or("all", String::as_str));
     let mut settings = vec![
         // How soon a peer is missed that died without a word, as over shared memory. UCX's 20 s
@@ -65,7 +75,8 @@ pub(super) fn defaults(user: &BTreeMap<String, String>, listen: IpAddr) -> Vec<S
         settings.push(Setting::new("MM_ERROR_HANDLING", "y"));
     }
     // Who names InfiniBand means its device, and this would leave none.
-    if listen.is_loopback() && transports.may_use(TCP) && transports.need_no_network() {
+    let is_local = listen.is_loopback() && !loopback_is_broken(ucx);
+    if is_local && transports.may_use(TCP) && transports.need_no_network() {
         settings.push(Setting::new("NET_DEVICES", "lo"));
     }
     settings.retain(|setting| !user.contains_key(&setting.variable()));
@@ -131,7 +142,11 @@ mod tests {
 
     fn variables(user: &[(&str, &str)], listen: Ipv4Addr) -> Vec<String> {
         let user = user.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        defaults(&user, listen.into()).iter().map(Setting::variable).collect()
+        defaults(minor(19), &user, listen.into()).iter().map(Setting::variable).collect()
+    }
+
+    fn minor(minor: u32) -> Version {
+        Version { major: 1, minor, release: 0 }
     }
 
     const ALL: [&str; 5] = [
@@ -178,14 +193,14 @@ mod tests {
 
     #[test]
     fn old_versions_know_tcp_settings_by_a_shorter_name() {
-        let keys = |minor| -> Vec<_> {
-            let ucx = Version { major: 1, minor, release: 0 };
-            let all = defaults(&BTreeMap::new(), Ipv4Addr::LOCALHOST.into());
-            all.iter().map(|setting| setting.key(ucx)).collect()
+        let keys = |version| -> Vec<_> {
+            let all = defaults(minor(version), &BTreeMap::new(), Ipv4Addr::LOCALHOST.into());
+            all.iter().map(|setting| setting.key(minor(version))).collect()
         };
         assert_eq!(keys(17), ALL.map(|name| name.trim_start_matches("UCX_")));
         let short = ["KEEPALIVE_INTERVAL", "TX_SEG_SIZE", "RX_SEG_SIZE", "MM_ERROR_HANDLING"];
         assert_eq!(keys(16)[..4], short);
+        assert_eq!(keys(20), keys(21)[..4], "and 1.20 has no use for the loopback device");
     }
 
     #[test]
