@@ -228,11 +228,8 @@ impl Writer {
 /// Ends every stream.
 pub const DONE: &[u8] = b"data: [DONE]\n\n";
 
-type EndParts = (
-    Option<String>,
-    Option<serde_json::Value>,
-    Option<pdlab_api::kv_transfer::KvTransferParams>,
-);
+type EndParts =
+    (Option<String>, Option<serde_json::Value>, Option<pdlab_api::kv_transfer::KvTransferParams>);
 
 fn split(end: Option<End>) -> EndParts {
     match end {
@@ -324,7 +321,8 @@ mod tests {
     #[test]
     fn a_whole_answer_keeps_its_nulls() {
         let writer = Writer::new(Dialect::Completion, "id".into(), 1, "m".into(), &intake());
-        let json: Value = serde_json::from_slice(&writer.whole("ab".into(), vec![], 2, end())).unwrap();
+        let json: Value =
+            serde_json::from_slice(&writer.whole("ab".into(), vec![], 2, end())).unwrap();
         for key in ["system_fingerprint", "kv_transfer_params", "service_tier"] {
             assert!(json.as_object().unwrap().contains_key(key), "{key}");
         }

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use pdlab_api::kv_transfer::RemotePrefill;
 use pdlab_engine::{
-    AbortOutcome, AdmitError, CostModel, Engine, Event, Finished, KvMode, RemoteLoad, RequestId, Step,
+    AbortOutcome, AdmitError, CostModel, Engine, Event, Finished, KvMode, RemoteLoad, RequestId,
+    Step,
 };
 
 use crate::connector::{Connector, Kept, Load, LoadBlock};

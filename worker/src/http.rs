@@ -82,7 +82,11 @@ impl IntoResponse for ApiError {
     }
 }
 
-async fn completions(front: Shop, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
+async fn completions(
+    front: Shop,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
     let arrived = Instant::now();
     let taken = parse(&front, &headers, body)
         .map_err(ApiError)
@@ -116,8 +120,9 @@ fn parse<T: DeserializeOwned>(
         let message = format!("Content-Type is `{kind}`: send application/json");
         return Err(ErrorBody::new(400, "Bad Request", message));
     }
-    serde_json::from_slice(&body)
-        .map_err(|e| ErrorBody::new(400, "Bad Request", format!("the body is not a valid request: {e}")))
+    serde_json::from_slice(&body).map_err(|e| {
+        ErrorBody::new(400, "Bad Request", format!("the body is not a valid request: {e}"))
+    })
 }
 
 /// A refused pull is declined, so that prefill does not hold its blocks until the lease ends.
@@ -235,8 +240,10 @@ async fn streamed(
         let bytes = stream.next().await?;
         Some((Ok::<_, Infallible>(bytes), stream))
     });
-    let headers =
-        [(header::CONTENT_TYPE, "text/event-stream; charset=utf-8"), (header::CACHE_CONTROL, "no-cache")];
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
     Ok((headers, Body::from_stream(events)).into_response())
 }
 
@@ -331,7 +338,9 @@ async fn tokenize(
         (None, Some(messages)) => {
             let generate = request.add_generation_prompt.unwrap_or(true);
             tokenizer::encode_chat(messages, generate).map_err(|part| {
-                ApiError(ErrorBody::bad_request(format!("content parts of type `{part}` are not text")))
+                ApiError(ErrorBody::bad_request(format!(
+                    "content parts of type `{part}` are not text"
+                )))
             })?
         }
         _ => {

@@ -154,10 +154,7 @@ pub fn check_model(model: Option<&str>, limits: &Limits) -> Result<(), ErrorBody
     }
 }
 
-fn check_stream(
-    stream: bool,
-    options: Option<&StreamOptions>,
-) -> Result<(bool, bool), ErrorBody> {
+fn check_stream(stream: bool, options: Option<&StreamOptions>) -> Result<(bool, bool), ErrorBody> {
     let Some(options) = options else { return Ok((false, false)) };
     if !stream {
         let message = "`stream_options` needs `stream`: set \"stream\": true or leave it out";
@@ -170,9 +167,10 @@ fn check_stream(
 fn check_n(n: Option<i64>) -> Result<(), ErrorBody> {
     match n {
         None | Some(1) => Ok(()),
-        Some(n) => {
-            Err(bad("n", format!("`n` is {n}: one choice per request is simulated; send {n} requests")))
-        }
+        Some(n) => Err(bad(
+            "n",
+            format!("`n` is {n}: one choice per request is simulated; send {n} requests"),
+        )),
     }
 }
 
@@ -188,7 +186,10 @@ fn prompt_tokens(prompt: Prompt, limits: &Limits) -> Result<Vec<u32>, ErrorBody>
     }
     if let Some(id) = tokens.iter().find(|id| **id >= limits.vocab_size) {
         let size = limits.vocab_size;
-        return Err(bad("prompt", format!("token id {id} is out of the vocabulary of {size} tokens")));
+        return Err(bad(
+            "prompt",
+            format!("token id {id} is out of the vocabulary of {size} tokens"),
+        ));
     }
     Ok(tokens)
 }
@@ -224,7 +225,9 @@ fn check_tokens(
         None => room,
         Some(n) => match usize::try_from(n) {
             Ok(n) if n > 0 => n,
-            _ => return Err(bad("max_tokens", format!("`max_tokens` must be at least 1, got {n}"))),
+            _ => {
+                return Err(bad("max_tokens", format!("`max_tokens` must be at least 1, got {n}")));
+            }
         },
     };
     let min = min_tokens.unwrap_or(0);
@@ -298,7 +301,10 @@ mod tests {
             (json!({"prompt": ""}), "prompt"),
             (json!({"prompt": [1000]}), "prompt"),
             (json!({"prompt": "a", "stream_options": {"include_usage": true}}), "stream_options"),
-            (json!({"prompt": "a", "kv_transfer_params": {"do_remote_prefill": true}}), "kv_transfer_params"),
+            (
+                json!({"prompt": "a", "kv_transfer_params": {"do_remote_prefill": true}}),
+                "kv_transfer_params",
+            ),
         ] {
             let (code, named, _) = refused(body.clone());
             assert_eq!((code, named.as_deref()), (400, Some(param)), "{body}");

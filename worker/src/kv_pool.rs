@@ -43,7 +43,12 @@ impl KvPool {
     }
 
     /// Writes the content of slots: the work of a forward pass, as far as memory is concerned.
-    pub fn fill(&self, block: BlockId, first_slot: usize, hashes: &[ChainHash]) -> Result<(), Error> {
+    pub fn fill(
+        &self,
+        block: BlockId,
+        first_slot: usize,
+        hashes: &[ChainHash],
+    ) -> Result<(), Error> {
         let width = self.geometry.bytes_per_token;
         let start = self.offset(block) + first_slot * width;
         let range = start..start + hashes.len() * width;

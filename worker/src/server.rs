@@ -103,8 +103,7 @@ impl Worker {
         let listener = TcpListener::bind(addr).await.map_err(listen)?;
         let addr = listener.local_addr().map_err(listen)?;
         let model_name = config.served_model_name;
-        let metrics =
-            Arc::new(Metrics::new(&model_name, &config.engine, |r| observer.register(r)));
+        let metrics = Arc::new(Metrics::new(&model_name, &config.engine, |r| observer.register(r)));
         let limits = Limits {
             model_name,
             max_model_len: config.engine.max_model_len,

@@ -82,7 +82,10 @@ mod tests {
 
     #[test]
     fn a_stop_across_pieces_is_found_and_cut() {
-        assert_eq!(scan(&["END"], false, &["abcE", "N", "Dxyz"]), ("abc".into(), Some("END".into())));
+        assert_eq!(
+            scan(&["END"], false, &["abcE", "N", "Dxyz"]),
+            ("abc".into(), Some("END".into()))
+        );
         assert_eq!(scan(&["END"], true, &["abcE", "NDx"]), ("abcEND".into(), Some("END".into())));
     }
 
