@@ -21,7 +21,7 @@ build:
 check:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked --features $(FEATURES) -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked --features $(FEATURES)
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --features $(FEATURES)
 
 # The tests run UCX as it comes from its builds: UCX_* variables of the caller would change what
 # they show. The conformance suite runs on every build, everything else once.

@@ -1,5 +1,4 @@
 //! What clients see, and what is left behind, when something goes wrong.
-#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod common;
 

@@ -1,5 +1,4 @@
 //! The whole path over real processes: what clients see when all is well.
-#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod common;
 

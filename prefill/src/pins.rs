@@ -112,7 +112,7 @@ mod tests {
 
     fn pins() -> Pins {
         let mut pins = Pins::new(30 * S);
-        pins.pin("a", RequestId(1), 0 * S);
+        pins.pin("a", RequestId(1), Duration::ZERO);
         pins
     }
 

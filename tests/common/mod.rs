@@ -12,25 +12,25 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// The binary under test.
-pub const PDLAB: &str = env!("CARGO_BIN_EXE_pdlab");
+pub(crate) const PDLAB: &str = env!("CARGO_BIN_EXE_pdlab");
 
 /// How long anything that must happen may take; generous, because test machines are busy.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A role as a child process. Killed when dropped.
-pub struct Role {
+pub(crate) struct Role {
     child: Child,
-    pub ready: Value,
+    pub(crate) ready: Value,
 }
 
 impl Role {
     /// Starts `pdlab ARGS` and waits for its ready line.
-    pub fn start(args: &[&str]) -> Self {
+    pub(crate) fn start(args: &[&str]) -> Self {
         Self::start_with(args, &[])
     }
 
     /// The same with variables in its environment.
-    pub fn start_with(args: &[&str], env: &[(&str, &str)]) -> Self {
+    pub(crate) fn start_with(args: &[&str], env: &[(&str, &str)]) -> Self {
         let mut command = Command::new(PDLAB);
         command.args(args).arg("--die-with-parent").envs(env.iter().copied());
         // Failures should be read without a debugger: logs go to the test's own stderr.
@@ -51,33 +51,33 @@ impl Role {
         Self { child, ready }
     }
 
-    pub fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         self.ready["http"].as_str().unwrap()
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// The role's snapshot.
-    pub async fn snapshot(&self) -> Value {
+    pub(crate) async fn snapshot(&self) -> Value {
         get(&format!("{}/pdlab/snapshot", self.url())).await.1
     }
 
     /// Sends a signal by name, such as `STOP`.
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let sent = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status();
         assert!(sent.unwrap().success(), "signal {name}");
     }
 
     /// Sends SIGKILL and reaps.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// Sends SIGTERM and waits for the end; returns the exit code.
-    pub fn terminate(mut self) -> Option<i32> {
+    pub(crate) fn terminate(mut self) -> Option<i32> {
         self.signal("TERM");
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -90,7 +90,7 @@ impl Role {
     }
 
     /// Waits until nothing is in flight, pinned or held, as the snapshot defines it.
-    pub async fn drained(&self) -> Value {
+    pub(crate) async fn drained(&self) -> Value {
         eventually(&format!("{} drains", self.ready["role"]), async || {
             let snapshot = self.snapshot().await;
             is_drained(&snapshot).then_some(snapshot)
@@ -107,20 +107,20 @@ impl Drop for Role {
 }
 
 /// One router, one prefill, one decode.
-pub struct Trio {
-    pub router: Role,
-    pub prefill: Role,
-    pub decode: Role,
+pub(crate) struct Trio {
+    pub(crate) router: Role,
+    pub(crate) prefill: Role,
+    pub(crate) decode: Role,
 }
 
 impl Trio {
     /// Over TCP, with extra flags for prefill and decode.
-    pub fn start(prefill: &[&str], decode: &[&str]) -> Self {
+    pub(crate) fn start(prefill: &[&str], decode: &[&str]) -> Self {
         let tcp = ["--transport", "tcp", "--time-scale", "0"];
         Self::start_with(&[&tcp, prefill].concat(), &[&tcp, decode].concat(), &[])
     }
 
-    pub fn start_with(prefill: &[&str], decode: &[&str], env: &[(&str, &str)]) -> Self {
+    pub(crate) fn start_with(prefill: &[&str], decode: &[&str], env: &[(&str, &str)]) -> Self {
         let prefill = Role::start_with(&[&["prefill"], prefill].concat(), env);
         let decode = Role::start_with(&[&["decode"], decode].concat(), env);
         let router = start_router(&[&prefill], &[&decode]);
@@ -128,7 +128,7 @@ impl Trio {
     }
 
     /// Everything drains, no block was corrupt; returns the snapshots of prefill and decode.
-    pub async fn drained(&self) -> (Value, Value) {
+    pub(crate) async fn drained(&self) -> (Value, Value) {
         let (prefill, decode) = (self.prefill.drained().await, self.decode.drained().await);
         self.router.drained().await;
         assert_eq!(decode["work"]["corrupt_blocks"], 0);
@@ -137,7 +137,7 @@ impl Trio {
 }
 
 /// A router before these workers, with quick health checks.
-pub fn start_router(prefill: &[&Role], decode: &[&Role]) -> Role {
+pub(crate) fn start_router(prefill: &[&Role], decode: &[&Role]) -> Role {
     let mut args = vec!["router", "--health-interval", "0.2"];
     for role in prefill {
         args.extend(["--prefill", role.url()]);
@@ -149,14 +149,14 @@ pub fn start_router(prefill: &[&Role], decode: &[&Role]) -> Role {
 }
 
 /// The definition that `pdlab_api::snapshot::Snapshot::is_drained` implements.
-pub fn is_drained(snapshot: &Value) -> bool {
+pub(crate) fn is_drained(snapshot: &Value) -> bool {
     let snapshot: pdlab_api::snapshot::Snapshot =
         serde_json::from_value(snapshot.clone()).expect("a snapshot");
     snapshot.is_drained()
 }
 
 /// Asks again until there is an answer.
-pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(answer) = ask().await {
@@ -168,17 +168,17 @@ pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) 
 }
 
 /// GET; status and body, which is null if it is not JSON.
-pub async fn get(url: &str) -> (u16, Value) {
+pub(crate) async fn get(url: &str) -> (u16, Value) {
     answer(reqwest::Client::new().get(url)).await
 }
 
 /// POST of JSON.
-pub async fn post(url: &str, body: Value) -> (u16, Value) {
+pub(crate) async fn post(url: &str, body: Value) -> (u16, Value) {
     answer(reqwest::Client::new().post(url).json(&body)).await
 }
 
 /// POST of any bytes as JSON.
-pub async fn post_bytes(url: &str, body: impl Into<reqwest::Body>) -> (u16, Value) {
+pub(crate) async fn post_bytes(url: &str, body: impl Into<reqwest::Body>) -> (u16, Value) {
     let request = reqwest::Client::new().post(url).header("content-type", "application/json");
     answer(request.body(body)).await
 }
@@ -191,7 +191,7 @@ async fn answer(request: reqwest::RequestBuilder) -> (u16, Value) {
 }
 
 /// The events of a stream up to `[DONE]`, and whether that came.
-pub async fn stream(url: &str, body: Value) -> (Vec<Value>, bool) {
+pub(crate) async fn stream(url: &str, body: Value) -> (Vec<Value>, bool) {
     let request = reqwest::Client::new().post(url).json(&body).timeout(PATIENCE);
     let text = request.send().await.unwrap().text().await.unwrap();
     let data: Vec<&str> = text.split("\n\n").filter_map(|e| e.strip_prefix("data: ")).collect();

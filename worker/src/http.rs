@@ -129,7 +129,7 @@ fn parse<T: DeserializeOwned>(
 fn accept(front: &Front, taken: Result<Intake, Refused>) -> Result<Intake, ApiError> {
     taken.map_err(|Refused { error, pull }| {
         if let Some(pull) = pull {
-            front.engine.send(Command::Decline(pull));
+            front.engine.send(Command::Decline(*pull));
         }
         ApiError(error)
     })

@@ -61,7 +61,7 @@ pub struct Refused {
     /// The answer.
     pub error: ErrorBody,
     /// Whom to tell that nobody will read.
-    pub pull: Option<RemotePrefill>,
+    pub pull: Option<Box<RemotePrefill>>,
 }
 
 /// Checks a completion.
@@ -139,7 +139,7 @@ fn check(
             pull: pull.clone(),
         })
     };
-    accept().map_err(|error| Refused { error, pull: pull.clone() })
+    accept().map_err(|error| Refused { error, pull: pull.clone().map(Box::new) })
 }
 
 /// The model must be the served one, if it is named at all.

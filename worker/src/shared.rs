@@ -57,7 +57,7 @@ impl Shared {
 
     /// The engine's figures after its last step.
     pub fn stats(&self) -> EngineStats {
-        self.stats.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        *self.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn publish(&self, stats: EngineStats) {

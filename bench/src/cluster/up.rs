@@ -89,7 +89,7 @@ pub struct UpArgs {
     /// Print the addresses as one JSON object on the last line of stdout
     #[arg(long)]
     pub json: bool,
-    /// Directory for logs [default: runs/<UTC time>-up]
+    /// Directory for logs [default: runs/{UTC time}-up]
     #[arg(long, value_name = "DIR", env = "PDLAB_OUT")]
     pub out: Option<PathBuf>,
 }

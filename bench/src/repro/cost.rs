@@ -3,7 +3,7 @@
 //! The time is that of the whole process, serving included, because that is what a user pays;
 //! so a cure that doubles the price of an unmap raises it by less. `/proc/PID/stat` counts in
 //! ticks of 10 ms, and a busy machine adds noise of its own. Instead of hoping that both are
-//! small, the measurement is cut into [`BLOCKS`] parts whose scatter gives the error.
+//! small, the measurement is cut into `BLOCKS` parts whose scatter gives the error.
 
 use procfs::ProcError;
 use procfs::process::Process;

@@ -26,7 +26,7 @@ pub struct ReproArgs {
     /// Print the result as one JSON object on the last line of stdout
     #[arg(long)]
     pub json: bool,
-    /// Directory for results, samples and logs [default: runs/<UTC time>-<scenario>]
+    /// Directory for results, samples and logs [default: runs/{UTC time}-{scenario}]
     #[arg(long, value_name = "DIR", env = "PDLAB_OUT")]
     pub out: Option<PathBuf>,
 }
