@@ -83,9 +83,6 @@ pub(crate) fn serve(options: &serve::Options) -> Result<(), Failure> {
     })?;
     let presentation = options.presentation();
     say(&report.console(&presentation));
-    for warning in report.warnings() {
-        eprintln!("warning: {warning}");
-    }
     for path in options.save(&report).map_err(serve_failure)? {
         eprintln!("saved {}", path.display());
     }

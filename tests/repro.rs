@@ -3,10 +3,14 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 
 const PDLAB: &str = env!("CARGO_BIN_EXE_pdlab");
+
+/// Measurements take turns: two clusters on two cores would disturb each other.
+static TURN: Mutex<()> = Mutex::new(());
 
 fn pdlab(args: &[&str], dir: &Path) -> Output {
     let mut command = Command::new(PDLAB);
@@ -30,6 +34,7 @@ fn children(dir: &Path) -> Vec<String> {
 
 /// Runs a scenario; the exit code, the result, and the text.
 fn repro(args: &[&str]) -> (Option<i32>, Value, String) {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = tempfile::tempdir().unwrap();
     let fixed = ["repro", "--no-mitigations", "--json", "--out", "run"];
     let output = pdlab(&[&fixed[..], args].concat(), dir.path());
