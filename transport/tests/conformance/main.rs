@@ -8,7 +8,7 @@
 //! - `bad_input`: damaged and forged metadata, ranges, sizes.
 //! - `failures`: peers that are killed or stopped, cancelled reads, reconnects.
 //! - `lifecycle`: everything returns to zero.
-//! - `hostile`: what only TCP can check, because its server is ours.
+//! - `hostile`: what only TCP can check, because its server is ours. `ucx_only`: what is UCX's own.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -19,6 +19,7 @@ mod lifecycle;
 mod peer_process;
 mod reads;
 mod support;
+mod ucx_only;
 
 /// A test per case and backend: `tcp::reads::odd_sizes_and_orders`.
 macro_rules! conformance {
@@ -120,6 +121,37 @@ mod tcp_only {
     #[test]
     fn dead_clients_are_forgotten() {
         run(Tcp, hostile::dead_clients_are_forgotten);
+    }
+}
+
+mod ucx_alone {
+    use pdlab_transport::BackendKind::Ucx;
+
+    use crate::{support::run, ucx_only};
+
+    #[test]
+    fn addresses_and_keys_of_another_make() {
+        run(Ucx, ucx_only::addresses_and_keys_of_another_make);
+    }
+
+    #[test]
+    fn a_successor_at_the_same_address() {
+        run(Ucx, ucx_only::a_successor_at_the_same_address);
+    }
+
+    #[test]
+    fn close_waits_for_notifications_to_arrive() {
+        run(Ucx, ucx_only::close_waits_for_notifications_to_arrive);
+    }
+
+    #[test]
+    fn reconnects_leave_no_descriptor_with_the_server() {
+        run(Ucx, ucx_only::reconnects_leave_no_descriptor_with_the_server);
+    }
+
+    #[test]
+    fn two_that_read_from_each_other() {
+        run(Ucx, ucx_only::two_that_read_from_each_other);
     }
 }
 

@@ -69,6 +69,12 @@ impl PeerProcess {
         self.child.kill().await.unwrap();
     }
 
+    /// How many files and sockets the child has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        let pid = self.child.id().expect("it has not been waited for");
+        std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+    }
+
     fn signal(&self, signal: Signal) {
         let pid = self.child.id().expect("it has not been waited for");
         kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
