@@ -45,7 +45,7 @@ pub(crate) fn repro(args: &ReproArgs) -> Result<(), Failure> {
 pub(crate) fn up(args: &UpArgs) -> Result<(), Failure> {
     Model::by_name(&args.model).map_err(Failure::bad_input)?;
     let ucx = find_ucx(args.transport, args.ucx.as_deref())?;
-    let plan = args.plan(program()?, ucx, &environment()).map_err(Failure::bad_input)?;
+    let plan = args.plan(program()?, ucx).map_err(Failure::bad_input)?;
     let dir = RunDir::create(args.out.as_deref(), "up", SystemTime::now())
         .map_err(Failure::environment)?;
     let log_dir = dir.make_dir("logs").map_err(Failure::environment)?;

@@ -137,7 +137,17 @@ async fn a_role_that_exits_at_once_is_quoted() {
 #[tokio::test]
 async fn a_garbled_ready_line_is_shown() {
     let error = fails_to_start(&[("FAKE_PREFILL", "garbage")], PATIENCE).await;
-    assert!(error.to_string().contains("\"Listening on port 8000\""), "{error}");
+    assert!(error.to_string().contains("listening"), "{error}");
+}
+
+#[tokio::test]
+async fn other_lines_on_stdout_go_to_the_log() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let plan = plan(&[("FAKE_DECODE", "chatty")]);
+    let cluster = Cluster::start(&plan, dir.path(), PATIENCE, &never()).await.expect("it starts");
+    cluster.stop().await;
+    let log = std::fs::read_to_string(dir.path().join("decode-0.log")).expect("a log");
+    assert!(log.contains("before it is ready") && log.contains("and after"), "{log}");
 }
 
 #[tokio::test]

@@ -38,9 +38,10 @@ impl Role {
         let stdout = child.stdout.take().unwrap();
         let (sender, line) = mpsc::channel();
         std::thread::spawn(move || {
-            let mut first = String::new();
-            let _ = BufReader::new(stdout).read_line(&mut first);
-            let _ = sender.send(first);
+            // UCX may log to stdout before; and stdout must be read on, or its writer would stop.
+            let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+            let _ = sender.send(lines.find(|line| line.starts_with('{')).unwrap_or_default());
+            lines.for_each(|line| eprintln!("{line}"));
         });
         let line = line.recv_timeout(PATIENCE).unwrap_or_default();
         let ready = serde_json::from_str(&line);

@@ -1,6 +1,7 @@
 //! One role process, from spawn to reaped.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -107,6 +108,7 @@ pub(super) struct Starting {
     child: Child,
     stdout: BufReader<ChildStdout>,
     log: PathBuf,
+    log_file: File,
 }
 
 impl Starting {
@@ -118,11 +120,11 @@ impl Starting {
     ) -> Result<Self, ClusterError> {
         let RoleCommand { role, label, args } = command;
         let log = log_dir.join(format!("{label}.log"));
-        let stderr = File::create(&log).map_err(|source| ClusterError::Log {
-            role: label.clone(),
-            path: log.clone(),
-            source,
-        })?;
+        let no_log = |source| ClusterError::Log { role: label.clone(), path: log.clone(), source };
+        // What stood there is gone; from now on stderr and strays of stdout are both appended.
+        File::create(&log).map_err(no_log)?;
+        let log_file = OpenOptions::new().append(true).open(&log).map_err(no_log)?;
+        let stderr = log_file.try_clone().map_err(no_log)?;
         let spawned = Command::new(&plan.program)
             .args(args)
             .envs(&plan.env)
@@ -141,21 +143,35 @@ impl Starting {
         })?;
         let stdout = child.stdout.take().expect("stdout was asked to be piped");
         let stdout = BufReader::new(stdout);
-        Ok(Self { label, role, program: plan.program.clone(), child, stdout, log })
+        let program = plan.program.clone();
+        Ok(Self { label, role, program, child, stdout, log, log_file })
     }
 
     /// Waits for the ready line until `deadline`, which is `patience` after the spawn. A process
     /// that does not say one is dead when this returns.
+    ///
+    /// The ready line is the first that begins like JSON. UCX logs to stdout, and may do so before;
+    /// that belongs into the log.
     pub(super) async fn ready(
         &mut self,
         deadline: Instant,
         patience: Duration,
     ) -> Result<Ready, ClusterError> {
         let mut line = Vec::new();
-        let mut limited = (&mut self.stdout).take(READY_LINE_LIMIT_BYTES);
-        let read = timeout_at(deadline, limited.read_until(b'\n', &mut line)).await;
-        let no_line = !matches!(read, Ok(Ok(n)) if n > 0);
-        if no_line {
+        let said_one = loop {
+            line.clear();
+            let mut limited = (&mut self.stdout).take(READY_LINE_LIMIT_BYTES);
+            let read = timeout_at(deadline, limited.read_until(b'\n', &mut line)).await;
+            if !matches!(read, Ok(Ok(n)) if n > 0) {
+                break false;
+            }
+            if line.starts_with(b"{") {
+                break true;
+            }
+            // A log that cannot be written is no reason to end the role.
+            let _ = self.log_file.write_all(&line);
+        };
+        if !said_one {
             // An end of stdout is an exit or the beginning of one: what it exits with matters.
             let exit = timeout_at(deadline, self.child.wait()).await;
             self.kill().await;
@@ -184,10 +200,11 @@ impl Starting {
 
     /// The process that has said `ready`.
     pub(super) fn serving(self, ready: Ready) -> RoleProcess {
-        let Self { label, child, mut stdout, log, .. } = self;
-        // Nothing more belongs on stdout, but a closed pipe would kill who writes to it.
+        let Self { label, child, mut stdout, log, log_file, .. } = self;
+        // A pipe that is full would stop who writes to it, and a closed one would kill it.
         tokio::spawn(async move {
-            let _ = tokio::io::copy(&mut stdout, &mut tokio::io::sink()).await;
+            let mut log_file = tokio::fs::File::from_std(log_file);
+            let _ = tokio::io::copy(&mut stdout, &mut log_file).await;
         });
         RoleProcess { label, ready, child, log }
     }

@@ -181,18 +181,6 @@ impl ClusterPlan {
     }
 }
 
-/// What UCX is told in a local cluster unless the user or the scenario says otherwise: to stay
-/// on the loopback device, so that nothing listens on a network.
-pub const LOCAL_ENV: [(&str, &str); 1] = [("UCX_NET_DEVICES", "lo")];
-
-/// `settings` with [`LOCAL_ENV`] where they leave room for it.
-pub fn local_env(settings: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let local = LOCAL_ENV.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    let mut env: BTreeMap<String, String> = local.collect();
-    env.extend(settings.clone());
-    env
-}
-
 /// A command line in the making.
 struct Args(Vec<String>);
 
@@ -285,16 +273,5 @@ mod tests {
     fn without_a_build_the_role_is_not_told_one() {
         let plan = ClusterPlan { ucx: None, transport: Transport::Tcp, ..plan() };
         assert!(plan.workers().iter().all(|command| !command.args.contains(&"--ucx".to_owned())));
-    }
-
-    #[test]
-    fn ucx_stays_on_loopback_unless_it_is_told_otherwise() {
-        let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
-            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
-        };
-        let env = local_env(&map(&[("UCX_TLS", "tcp")]));
-        assert_eq!(env, map(&[("UCX_NET_DEVICES", "lo"), ("UCX_TLS", "tcp")]));
-        let devices = map(&[("UCX_NET_DEVICES", "mlx5_0:1")]);
-        assert_eq!(local_env(&devices), devices);
     }
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::plan::{KV_READ_TIMEOUT_MS, MAX_NUM_BATCHED_TOKENS, local_env};
+use super::plan::{KV_READ_TIMEOUT_MS, MAX_NUM_BATCHED_TOKENS};
 use super::{ChurnPlan, Cluster, ClusterError, ClusterPlan, End, EnginePlan, Patience, Policy};
 
 /// Options of `pdlab up`.
@@ -97,7 +97,7 @@ pub struct UpArgs {
 impl UpArgs {
     /// What to start. `program` is the pdlab binary; `ucx` the resolved build, if one is wanted.
     /// The environment of the caller reaches the roles by itself, so that only `--set` is laid
-    /// over it; `inherited` is that environment.
+    /// over it.
     ///
     /// # Errors
     /// [`ScenarioError::Setting`] for a `--set` that is no `NAME=VALUE`.
@@ -105,13 +105,9 @@ impl UpArgs {
         &self,
         program: PathBuf,
         ucx: Option<String>,
-        inherited: &BTreeMap<String, String>,
     ) -> Result<ClusterPlan, ScenarioError> {
-        let set: BTreeMap<String, String> =
+        let env: BTreeMap<String, String> =
             self.set.iter().map(|text| parse_setting(text)).collect::<Result<_, _>>()?;
-        // A variable that the caller has is set already and must not be laid over.
-        let mut env = local_env(&set);
-        env.retain(|name, _| set.contains_key(name) || !inherited.contains_key(name));
         Ok(ClusterPlan {
             program,
             prefill_count: self.prefill_count,
@@ -210,17 +206,14 @@ mod tests {
         up: UpArgs,
     }
 
-    fn plan(line: &str, inherited: &[(&str, &str)]) -> Result<ClusterPlan, ScenarioError> {
+    fn plan(line: &str) -> Result<ClusterPlan, ScenarioError> {
         let words = std::iter::once("up").chain(line.split_whitespace());
-        let inherited: BTreeMap<String, String> =
-            inherited.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        Cli::try_parse_from(words).unwrap().up.plan("/bin/pdlab".into(), None, &inherited)
+        Cli::try_parse_from(words).unwrap().up.plan("/bin/pdlab".into(), None)
     }
 
     #[test]
     fn options_reach_the_command_lines() {
-        let plan =
-            plan("--prefill-count 2 --decode-count 3 --port 0 --churn-rate 0.5", &[]).unwrap();
+        let plan = plan("--prefill-count 2 --decode-count 3 --port 0 --churn-rate 0.5").unwrap();
         let commands = plan.workers();
         assert_eq!(commands.len(), 5);
         assert!(commands[4].args.join(" ").contains("--churn-rate 0.5"));
@@ -231,17 +224,15 @@ mod tests {
     }
 
     #[test]
-    fn the_callers_environment_is_left_alone_and_set_wins() {
-        let inherited = [("UCX_NET_DEVICES", "mlx5_0:1"), ("UCX_TLS", "rc")];
-        assert!(plan("", &inherited).unwrap().env.is_empty());
-        let env = plan("--set UCX_TLS=tcp", &inherited).unwrap().env;
+    fn the_callers_environment_is_left_alone_and_set_is_laid_over_it() {
+        assert!(plan("").unwrap().env.is_empty());
+        let env = plan("--set UCX_TLS=tcp").unwrap().env;
         assert_eq!(env, BTreeMap::from([("UCX_TLS".to_owned(), "tcp".to_owned())]));
-        assert_eq!(plan("", &[]).unwrap().env["UCX_NET_DEVICES"], "lo");
     }
 
     #[test]
     fn wrong_options_are_refused() {
-        assert!(plan("--set novalue", &[]).unwrap_err().to_string().contains("novalue"));
+        assert!(plan("--set novalue").unwrap_err().to_string().contains("novalue"));
         for line in ["--prefill-count 0", "--decode-count 65", "--policy best", "--transport x"] {
             let words = std::iter::once("up").chain(line.split_whitespace());
             assert_eq!(Cli::try_parse_from(words).unwrap_err().exit_code(), 2, "{line}");

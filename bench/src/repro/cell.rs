@@ -101,8 +101,13 @@ impl Measurement {
     }
 }
 
-/// Seconds in which the warm-up requests must be answered: a thousand times what they take.
-const WARM_UP_LIMIT: Duration = Duration::from_secs(20);
+/// A cluster that has not answered the first requests after this time does not serve: it is a
+/// thousand times what they take.
+const FIRST_ANSWERS: Duration = Duration::from_secs(20);
+
+/// A warm-up that takes longer than this is cut short: a large pool or a slow engine must not eat
+/// the time for measuring, and the estimator finds the rest of a warm-up by itself.
+const WARM_UP: Duration = Duration::from_secs(5);
 
 /// How often the warm-up looks at the counts.
 const POLL: Duration = Duration::from_millis(20);
@@ -194,30 +199,29 @@ async fn measure(
     })
 }
 
-/// Waits until requests are answered, so that lazy starts are over before the first sample. What
-/// the estimator still finds out of line after that it cuts off by itself.
+/// Waits for [`plan::warm_up_requests`], at most [`WARM_UP`] once the cluster serves.
 async fn warm_up(
     cell: Cell<'_>,
     cluster: &mut Cluster,
     load: LoadHandle,
 ) -> Result<LoadHandle, ReproError> {
-    // Twice around: every slot of the load has had an answer and has gone on.
-    let needed = 2 * u64::from(cell.scenario.load.concurrency);
+    let wanted = plan::warm_up_requests(cell.scenario);
+    let least = plan::least_warm_up_requests(cell.scenario);
     let started = Instant::now();
     loop {
-        let counts = load.counts();
-        if counts.completed >= needed {
+        let (counts, waited) = (load.counts(), started.elapsed());
+        let serves = counts.completed >= least;
+        if counts.completed >= wanted || (serves && waited >= WARM_UP) {
             return Ok(load);
         }
         cluster.check_alive()?;
-        let hopeless = counts.completed == 0 && counts.failed >= needed;
-        if hopeless || started.elapsed() >= WARM_UP_LIMIT {
-            let waited_s = started.elapsed().as_secs_f64();
+        let hopeless = counts.completed == 0 && counts.failed >= least;
+        if hopeless || (!serves && waited >= FIRST_ANSWERS) {
             let report = load.stop().await?;
             let (done, failed) = (report.totals.completed, report.totals.failed);
-            let stalled =
-                words::stalled(waited_s, done, failed, &report.totals.errors, cell.log_dir);
-            return Err(ReproError::Stalled(stalled));
+            let errors = &report.totals.errors;
+            let text = words::stalled(waited.as_secs_f64(), done, failed, errors, cell.log_dir);
+            return Err(ReproError::Stalled(text));
         }
         sleep(POLL).await;
     }

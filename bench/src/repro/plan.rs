@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pdlab_leak::scenario::{Churn, Pattern, Scenario};
 
-use crate::cluster::plan::{KV_READ_TIMEOUT_MS, MAX_NUM_BATCHED_TOKENS, local_env};
+use crate::cluster::plan::{KV_READ_TIMEOUT_MS, MAX_NUM_BATCHED_TOKENS};
 use crate::cluster::{ChurnPlan, ClusterPlan, EnginePlan, Patience, Policy};
 use crate::serve::{LoadConfig, Random, Rate};
 
@@ -51,7 +51,7 @@ pub fn cluster(scenario: &Scenario, host: &Host) -> ClusterPlan {
         seed: scenario.seed,
         policy: Policy::RoundRobin,
         listen: ("127.0.0.1".to_owned(), 0),
-        env: local_env(&scenario.env),
+        env: scenario.env.clone(),
     }
 }
 
@@ -71,6 +71,26 @@ pub fn load(scenario: &Scenario, url: &str) -> LoadConfig {
     config.drain_timeout = LOAD_DRAIN;
     config.target.request_timeout = REQUEST_TIMEOUT;
     config
+}
+
+/// Requests to answer before the first sample, so that growth that is certain to end is over:
+/// lazy starts, and a prefix cache and transfer pools that fill until every KV block has been
+/// used. What the estimator still finds out of line after that it cuts off by itself.
+pub fn warm_up_requests(scenario: &Scenario) -> u64 {
+    /// Times that every block is used. With the default scenario decode's heap stops growing
+    /// after 2.5 rounds.
+    const ROUNDS: u64 = 3;
+    let (cluster, load) = (&scenario.cluster, &scenario.load);
+    let tokens = u64::from(load.input_tokens) + u64::from(load.output_tokens);
+    let blocks_per_request = tokens.div_ceil(u64::from(cluster.block_size)).max(1);
+    let blocks = u64::from(cluster.num_gpu_blocks) * u64::from(cluster.decode.max(cluster.prefill));
+    (ROUNDS * blocks / blocks_per_request).max(least_warm_up_requests(scenario))
+}
+
+/// Requests that must be answered before the first sample in any case: twice around, every slot
+/// of the load has had an answer and has gone on.
+pub fn least_warm_up_requests(scenario: &Scenario) -> u64 {
+    2 * u64::from(scenario.load.concurrency)
 }
 
 /// A scenario without churn starts decode with these, which make none.
@@ -112,11 +132,25 @@ mod tests {
         let scenario = Scenario::builtin(DEFAULT_SCENARIO).unwrap();
         let plan = cluster(&scenario, &host());
         assert_eq!(plan.workers().len(), 2);
-        assert_eq!(plan.env["UCX_NET_DEVICES"], "lo");
         assert_eq!(plan.env["UCX_TLS"], "tcp");
         assert!(plan.churn.per_step > 0.0);
         let decode = plan.workers()[1].args.join(" ");
         assert!(decode.contains("--transport ucx --ucx /opt/ucx"), "{decode}");
+    }
+
+    #[test]
+    fn the_warm_up_uses_every_block_some_times() {
+        let mut scenario = Scenario::builtin(DEFAULT_SCENARIO).unwrap();
+        scenario.cluster.num_gpu_blocks = 1000;
+        scenario.cluster.block_size = 16;
+        scenario.load.input_tokens = 150;
+        scenario.load.output_tokens = 10;
+        scenario.load.concurrency = 4;
+        assert_eq!(warm_up_requests(&scenario), 300);
+        scenario.cluster.decode = 2;
+        assert_eq!(warm_up_requests(&scenario), 600);
+        scenario.load.input_tokens = 100_000;
+        assert_eq!(warm_up_requests(&scenario), 8);
     }
 
     #[test]

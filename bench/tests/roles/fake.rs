@@ -34,6 +34,8 @@ enum Manner {
     Good,
     /// Prints something else than a ready line.
     Garbage,
+    /// Prints other lines before the ready line, and after it, as UCX does when it has to warn.
+    Chatty,
     /// Prints the ready line of another role.
     Impostor,
     /// Exits with status 3 at once, after a word on stderr.
@@ -79,7 +81,7 @@ async fn main() -> ExitCode {
         }
         Manner::Silent => std::future::pending().await,
         Manner::Garbage => {
-            println!("Listening on port 8000");
+            println!("{{\"listening\": 8000}}");
             std::future::pending().await
         }
         _ => serve(role, manner).await,
@@ -90,6 +92,7 @@ fn manner(role: Role) -> Manner {
     let name = format!("FAKE_{}", role.as_str().to_uppercase());
     match std::env::var(name).as_deref() {
         Ok("garbage") => Manner::Garbage,
+        Ok("chatty") => Manner::Chatty,
         Ok("impostor") => Manner::Impostor,
         Ok("exit") => Manner::Exit,
         Ok("silent") => Manner::Silent,
@@ -117,7 +120,13 @@ async fn serve(role: Role, manner: Manner) -> ExitCode {
             .then(|| if ucx.is_some() { "ucx".to_owned() } else { "tcp".to_owned() }),
         ucx_version: ucx,
     };
+    if manner == Manner::Chatty {
+        println!("[1.0] UCX  WARN  before it is ready");
+    }
     println!("{}", serde_json::to_string(&ready).expect("a ready line is JSON"));
+    if manner == Manner::Chatty {
+        println!("[2.0] UCX  WARN  and after");
+    }
     std::io::stdout().flush().expect("stdout is open");
     if role == Role::Decode {
         tokio::spawn(churn());
