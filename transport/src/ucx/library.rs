@@ -82,8 +82,10 @@ impl Ucx {
         let library = open(&build.libucp, RTLD_NOW)?;
         // SAFETY: `open` leaks what it opens, so nothing is ever unloaded. That the file is
         // libucp 1.x is what its name says; a foreign library lacks the symbols.
-        let f = unsafe { Functions::load(library) }
-            .map_err(|error| refused(format!("{}: {}", build.libucp.display(), cause(&error))))?;
+        let f = unsafe { Functions::load(library) }.map_err(|error| {
+            let path = build.libucp.display();
+            refused(format!("{path} is no UCX that this program can use: {}", cause(&error)))
+        })?;
         let mut version = Version { major: 0, minor: 0, release: 0 };
         let Version { major, minor, release } = &mut version;
         // SAFETY: three valid, distinct pointers to write to.
@@ -104,7 +106,7 @@ impl Ucx {
         self.version >= OLDEST_WITH_MEMH
     }
 
-    /// UCX's words for a status, with its number: `Connection reset by remote peer (-25)`.
+    /// UCX's words for a status, with its number: `Connection reset by remote peer (status -25)`.
     pub(super) fn describe(&self, status: Status) -> String {
         // SAFETY: the function returns a string that is static, or in a buffer of its own for
         // numbers it does not know; it is copied before anything else can be called.
@@ -136,4 +138,35 @@ fn cause(error: &libloading::Error) -> String {
 /// The backend cannot be opened, for this reason.
 pub(super) fn refused(reason: String) -> Error {
     Error::Open { backend: BackendKind::Ucx, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The dynamic linker must not need UCX to start a program: nothing of it is in memory before
+    /// one is opened, and no test of this binary opens one. (`readelf -d` shows the same.)
+    #[test]
+    fn no_ucx_is_linked() {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let mapped = |name| maps.lines().any(|line| line.contains(name));
+        assert!(mapped("libc.so"), "the list is not empty");
+        for library in ["libucp", "libuct", "libucs", "libucm"] {
+            assert!(!mapped(library), "{library} is loaded");
+        }
+    }
+
+    #[test]
+    fn what_is_not_ucx_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let libucp = dir.path().join("libucp.so.0");
+        let label = "made up".to_owned();
+        let build = UcxBuild { label, directory: dir.path().to_owned(), libucp: libucp.clone() };
+        let reason = || Ucx::load(&build).err().unwrap().to_string();
+        let missing = reason();
+        std::fs::write(&libucp, "not a library").unwrap();
+        for error in [missing, reason()] {
+            assert!(error.contains(libucp.to_str().unwrap()) && error.contains("ldd"), "{error}");
+        }
+    }
 }

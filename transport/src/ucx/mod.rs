@@ -27,6 +27,14 @@
 //! operation on it without the peer, and each transfer keeps its local bytes until UCX has called
 //! back for the last of its operations.
 //!
+//! # What UCX does to the owner
+//! Over InfiniBand and shared memory the owner's process has no part in a get. Over TCP, UCX
+//! emulates it: the owner's progress thread answers. If it fails to answer one because the reader
+//! has just died, while more gets of that reader wait in the socket, UCX aborts the owner's
+//! process (up to 1.22; 1.16 may crash instead). Killed at full load, about one reader in ten took
+//! its owner along. So links let their gets end before they close, and a cluster that should
+//! survive killed readers needs another transport than TCP.
+//!
 //! # Teardown
 //! Gets end, keys are destroyed, endpoints closed, memory is unregistered, worker and context go.
 //! After a forced close the gets end only with it, so then the keys come after the endpoint. The

@@ -57,8 +57,9 @@ pub(super) fn defaults(
 ) -> Vec<Setting> {
     let transports = Transports::of(user.get("UCX_TLS").map_or("all", String::as_str));
     let mut settings = vec![
-        // How soon a peer is missed that died without a word, as over shared memory. UCX's 20 s
-        // are longer than a request may take.
+        // How soon a peer is missed that died without a word, as over shared memory, and how soon
+        // a socket is closed whose peer has closed its endpoint. UCX's 20 s are longer than a
+        // request may take.
         Setting::new("KEEPALIVE_INTERVAL", "1s"),
     ];
     if transports.may_use(TCP) {
