@@ -108,7 +108,6 @@ async fn a_cluster_starts_answers_and_stops() {
         let snapshot = cluster.snapshot(index).await.unwrap();
         assert_eq!(snapshot.pid, cluster.roles()[index].pid());
     }
-    cluster.set_churn(&serde_json::json!({"per_step": 0})).await.unwrap();
     assert_eq!(cluster.drained().await.unwrap().len(), 4);
     let router_log = std::fs::read_to_string(dir.path().join("router.log")).unwrap();
     for decode in cluster.of(Role::Decode) {

@@ -11,7 +11,8 @@ use nix::unistd::Pid;
 use pdlab_api::ready::{Ready, Role};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
-use tokio::time::{Instant, timeout_at};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::plan::RoleCommand;
 use super::{ClusterError, ClusterPlan, log};
@@ -21,6 +22,9 @@ const READY_LINE_LIMIT_BYTES: u64 = 4096;
 
 /// How much of a wrong ready line an error shows.
 const QUOTED_CHARS: usize = 120;
+
+/// How long the pipe of a role that is gone may take to run dry.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// How a role ended when it was told to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +42,8 @@ pub struct RoleProcess {
     ready: Ready,
     child: Child,
     log: PathBuf,
+    /// Copies what it prints after the ready line to its log, until it closes stdout.
+    strays: JoinHandle<()>,
 }
 
 impl RoleProcess {
@@ -88,14 +94,17 @@ impl RoleProcess {
 
     /// Waits for its end until `deadline`, then kills it. It is reaped when this returns.
     pub(super) async fn end(&mut self, deadline: Instant) -> End {
-        match timeout_at(deadline, self.child.wait()).await {
+        let end = match timeout_at(deadline, self.child.wait()).await {
             Ok(Ok(status)) => End::Exited(status),
             Ok(Err(_)) | Err(_) => {
                 // Fails only for a process that has been reaped.
                 let _ = self.child.kill().await;
                 End::Killed
             }
-        }
+        };
+        // Its log is complete when this returns, unless a child of its own still holds stdout.
+        let _ = timeout(LAST_WORDS, &mut self.strays).await;
+        end
     }
 }
 
@@ -202,11 +211,11 @@ impl Starting {
     pub(super) fn serving(self, ready: Ready) -> RoleProcess {
         let Self { label, child, mut stdout, log, log_file, .. } = self;
         // A pipe that is full would stop who writes to it, and a closed one would kill it.
-        tokio::spawn(async move {
+        let strays = tokio::spawn(async move {
             let mut log_file = tokio::fs::File::from_std(log_file);
             let _ = tokio::io::copy(&mut stdout, &mut log_file).await;
         });
-        RoleProcess { label, ready, child, log }
+        RoleProcess { label, ready, child, log, strays }
     }
 
     /// Kills and reaps it.

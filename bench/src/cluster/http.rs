@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Method, Request};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{StatusCode, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -21,7 +21,7 @@ const ANSWER_LIMIT_BYTES: usize = 1 << 20;
 /// An HTTP client that keeps its connections.
 #[derive(Debug, Clone)]
 pub struct HttpClient {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<HttpConnector, Empty<Bytes>>,
 }
 
 impl HttpClient {
@@ -37,7 +37,10 @@ impl HttpClient {
     /// [`ClusterError::Http`] without an answer, on a status other than 200, on a body that is
     /// too large.
     pub async fn get(&self, role: &str, url: &str) -> Result<Bytes, ClusterError> {
-        self.send(role, Method::GET, url, Bytes::new()).await
+        match tokio::time::timeout(TIMEOUT, self.exchange(url)).await {
+            Ok(answer) => answer.map_err(|reason| failed(role, url, reason)),
+            Err(_) => Err(failed(role, url, format!("no answer within {} s", TIMEOUT.as_secs()))),
+        }
     }
 
     /// `GET url`, parsed.
@@ -53,51 +56,17 @@ impl HttpClient {
         serde_json::from_slice(&body).map_err(|source| failed(role, url, source.to_string()))
     }
 
-    /// `POST url` with a JSON body.
-    ///
-    /// # Errors
-    /// Those of [`HttpClient::get`].
-    pub async fn post_json(
-        &self,
-        role: &str,
-        url: &str,
-        body: &serde_json::Value,
-    ) -> Result<(), ClusterError> {
-        self.send(role, Method::POST, url, Bytes::from(body.to_string())).await.map(drop)
-    }
-
-    async fn send(
-        &self,
-        role: &str,
-        method: Method,
-        url: &str,
-        body: Bytes,
-    ) -> Result<Bytes, ClusterError> {
-        let request = Request::builder()
-            .method(method)
-            .uri(url)
-            .header("content-type", "application/json")
-            .body(Full::new(body))
-            .map_err(|source| failed(role, url, source.to_string()))?;
-        let exchange = async {
-            let response = self.client.request(request).await.map_err(|source| causes(&source))?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), ANSWER_LIMIT_BYTES)
-                .collect()
-                .await
-                .map_err(|source| source.to_string())?
-                .to_bytes();
-            if status.is_success() {
-                Ok(body)
-            } else {
-                let text: String = String::from_utf8_lossy(&body).chars().take(200).collect();
-                Err(format!("status {status}: {text}"))
-            }
-        };
-        match tokio::time::timeout(TIMEOUT, exchange).await {
-            Ok(answer) => answer.map_err(|reason| failed(role, url, reason)),
-            Err(_) => Err(failed(role, url, format!("no answer within {} s", TIMEOUT.as_secs()))),
+    async fn exchange(&self, url: &str) -> Result<Bytes, String> {
+        let url: Uri = url.parse().map_err(|source| format!("no URL: {source}"))?;
+        let response = self.client.get(url).await.map_err(|source| causes(&source))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_LIMIT_BYTES).collect().await;
+        let body = body.map_err(|source| source.to_string())?.to_bytes();
+        if status == StatusCode::OK {
+            return Ok(body);
         }
+        let text: String = String::from_utf8_lossy(&body).chars().take(200).collect();
+        Err(format!("status {status}: {text}"))
     }
 }
 

@@ -153,18 +153,6 @@ impl Cluster {
         Ok(snapshots)
     }
 
-    /// Changes the churn source of the decodes; `body` holds the keys of `POST /pdlab/churn`.
-    ///
-    /// # Errors
-    /// [`ClusterError::Http`] if a decode refuses it.
-    pub async fn set_churn(&mut self, body: &serde_json::Value) -> Result<(), ClusterError> {
-        for process in self.of(Role::Decode) {
-            let url = format!("{}/pdlab/churn", process.ready().http);
-            self.http.post_json(process.label(), &url, body).await?;
-        }
-        Ok(())
-    }
-
     /// Fails if a role has exited.
     ///
     /// # Errors

@@ -113,13 +113,14 @@ async fn try_cure<'a>(
     cancel: &CancellationToken,
 ) -> Result<Trial<'a>, ReproError> {
     let name = mitigation.name.as_str();
+    let file = file_name(name);
     let cured = scenario.with_mitigation(mitigation);
-    let log_dir = dir.make_dir(&format!("logs/{name}"))?;
+    let log_dir = dir.make_dir(&format!("logs/{file}"))?;
     let cell = Cell { scenario: &cured, host, name, log_dir: &log_dir };
     let outcome = match cell::run(cell, progress, cancel).await {
         Ok(measurement) => {
             dir.make_dir("mitigations")?;
-            write_samples(dir, &format!("mitigations/{name}.csv"), &measurement.samples)?;
+            write_samples(dir, &format!("mitigations/{file}.csv"), &measurement.samples)?;
             progress.phase(format_args!("{name}: {}", told(&measurement)));
             Ok(measurement)
         }
@@ -139,6 +140,12 @@ fn told(measurement: &Measurement) -> String {
     }
 }
 
+/// `name` as a file name: a scenario file may call a cure anything, slashes included.
+fn file_name(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+    name.chars().map(plain).collect()
+}
+
 fn write_samples(dir: &RunDir, file: &str, samples: &[Sample]) -> Result<(), ReproError> {
     let path = dir.file(file);
     let write = || -> io::Result<()> {
@@ -147,4 +154,15 @@ fn write_samples(dir: &RunDir, file: &str, samples: &[Sample]) -> Result<(), Rep
         csv.flush()
     };
     write().map_err(|source| ReproError::Write { file: path.display().to_string(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cure_cannot_choose_where_its_files_go() {
+        assert_eq!(file_name("drain-64M"), "drain-64M");
+        assert_eq!(file_name("../../etc/x y"), "------etc-x-y");
+    }
 }
