@@ -84,10 +84,7 @@ impl Endpoint {
             return Posted::Failed(Status::CANCELED);
         }
         let ucx = self.worker.ucx();
-        let mut param = RequestParam::new(events::ended, tag.pack());
-        if ucx.takes_memh() {
-            param = param.with_memh(registration.memh);
-        }
+        let param = RequestParam::new(events::ended, tag.pack()).with_memh(registration.memh);
         // SAFETY: the endpoint is open and this is its thread; the caller vouches for the memory,
         // the key and their lifetime. UCX copies `param`.
         let posted = unsafe {

@@ -6,7 +6,7 @@
 //! done by hand:
 //! - `ucs_status_t` is an enum there, and a status that a newer UCX adds would be undefined
 //!   behaviour in Rust: [`Status`] is a plain number.
-//! - [`RequestParam`] has the memory handle that came after 1.12.1.
+//! - [`RequestParam`] has the memory handle that came with 1.13, the oldest that is opened.
 //! - [`Posted`] stands for UCX's pointer-or-status results.
 
 use std::ffi::{c_char, c_int, c_uint, c_void};

@@ -17,10 +17,8 @@ use crate::error::Error;
 /// one that finds those of another build.
 const SIBLINGS: [&str; 3] = ["libucm.so.0", "libucs.so.0", "libuct.so.0"];
 
-/// The oldest UCX that has every function and every field that is used here.
-const OLDEST: Version = Version { major: 1, minor: 12, release: 0 };
 /// The oldest UCX whose operations accept a memory handle.
-const OLDEST_WITH_MEMH: Version = Version { major: 1, minor: 13, release: 0 };
+const OLDEST: Version = Version { major: 1, minor: 13, release: 0 };
 
 /// UCX's version, as it reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,11 +97,6 @@ impl Ucx {
             )));
         }
         Ok(Self { f, version, libucp: build.libucp.clone() })
-    }
-
-    /// Whether operations may name the memory handle of their local buffer.
-    pub(super) fn takes_memh(&self) -> bool {
-        self.version >= OLDEST_WITH_MEMH
     }
 
     /// UCX's words for a status, with its number: `Connection reset by remote peer (status -25)`.

@@ -1,4 +1,4 @@
-//! The UCX backend: one-sided gets through any UCX from 1.12 on, opened at run time.
+//! The UCX backend: one-sided gets through any UCX from 1.13 on, opened at run time.
 //!
 //! What it is not: no UCX is linked, at build time or by the dynamic linker, so one program runs
 //! every UCX and starts without one. It knows nothing of builds and versions to fetch; see
