@@ -172,6 +172,24 @@ async fn many_requests_at_once_all_come_right() {
 }
 
 #[tokio::test]
+async fn churn_can_be_switched_while_decode_runs() {
+    let decode = Role::start(&["decode", "--transport", "tcp"]);
+    let url = format!("{}/pdlab/churn", decode.url());
+    assert_eq!(get(&url).await.1["rate"], 0.0);
+    let (status, settings) = post(&url, json!({"rate": 2000.0, "pattern": "madvise"})).await;
+    assert_eq!(status, 200, "{settings}");
+    assert_eq!((&settings["pattern"], &settings["bytes"]), (&json!("madvise"), &json!(4096)));
+    common::eventually("memory is unmapped without requests", async || {
+        let unmaps = decode.snapshot().await["work"]["unmaps"].as_u64()?;
+        (unmaps >= 100).then_some(())
+    })
+    .await;
+    for wrong in [json!({"rate": -1}), json!({"speed": 1}), json!({"pattern": "sideways"})] {
+        assert_eq!(post(&url, wrong.clone()).await.0, 400, "{wrong}");
+    }
+}
+
+#[tokio::test]
 async fn sigterm_ends_a_role_in_order() {
     let trio = Trio::start(&[], &[]);
     post(&completions(&trio.router), json!({"prompt": PROMPT, "max_tokens": 3})).await;
