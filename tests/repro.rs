@@ -147,7 +147,7 @@ fn bad_input_is_named_and_leaves_nothing() {
     let path = file.to_str().unwrap().to_owned();
     std::fs::write(&file, builtin.replace("kv_scale =", "kv_skale =")).unwrap();
     let line = builtin.lines().position(|line| line.starts_with("kv_scale")).unwrap() + 1;
-    fails(&[&path], 2, &["kv_skale", &format!(":{line}"), "kv_scale"]);
+    fails(&[&path], 2, &["kv_skale", &format!("line {line}"), "kv_scale"]);
     std::fs::write(&file, builtin.replace("llama-3.1-8b", "gpt-5")).unwrap();
     fails(&[&path], 2, &["gpt-5", "llama-3.1-8b"]);
 }

@@ -47,7 +47,7 @@ pub struct OverrideArgs {
     #[arg(long, value_name = "PATTERN", env = "PDLAB_CHURN")]
     pub churn: Option<Pattern>,
     /// Units of work to measure (unmaps, unless the scenario counts something else)
-    #[arg(long, value_name = "N", env = "PDLAB_UNMAPS")]
+    #[arg(long, value_name = "N", env = "PDLAB_UNMAPS", value_parser = clap::value_parser!(u64).range(1..))]
     pub unmaps: Option<u64>,
     /// Seed of load, churn and bootstrap
     #[arg(long, value_name = "N", env = "PDLAB_SEED")]
