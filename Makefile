@@ -35,12 +35,13 @@ test:
 		env $(unexport_ucx) PDLAB_TEST_UCX=$$path \
 			cargo test --workspace --locked --features $(FEATURES) --test conformance; \
 	done
+	cargo test --workspace --locked --features $(FEATURES) --doc
 	env $(unexport_ucx) PDLAB_TEST_UCX=$$(target/debug/pdlab ucx path $(DEMO_UCX)) \
-		cargo test --workspace --locked --features $(FEATURES)
+		cargo test --workspace --locked --features $(FEATURES) --lib --bins --tests
 
-bench:
-	scripts/deps build
-	cargo bench --locked --features $(FEATURES) -p pdlab-transport -p pdlab-engine -p pdlab-router -p pdlab-bench
+bench: build
+	PDLAB_TEST_UCX=$$(target/release/pdlab ucx fetch $(DEMO_UCX)) \
+		cargo bench --workspace --locked --features $(FEATURES) --benches
 
 clean:
 	cargo clean
