@@ -62,6 +62,17 @@ fn ucx_builds_that_are_not_there_are_named() {
 }
 
 #[test]
+fn a_broken_trace_is_named_with_its_line() {
+    let scratch = tempfile::tempdir().unwrap();
+    let trace = scratch.path().join("trace.jsonl");
+    let good = r#"{"timestamp": 0, "input_length": 8, "output_length": 2, "hash_ids": [0]}"#;
+    std::fs::write(&trace, format!("{good}\nnot json\n")).unwrap();
+    let trace = trace.to_str().unwrap();
+    let args = ["bench", "serve", "--dataset-name", "timed_trace", "--dataset-path", trace];
+    fails(&args, 2, &[trace, "2"]);
+}
+
+#[test]
 fn a_port_in_use_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();

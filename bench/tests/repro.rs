@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use pdlab_bench::cluster::Patience;
 use pdlab_bench::repro::{self, Exit, Host, Outcome, Progress, ReproError};
 use pdlab_bench::run_dir::RunDir;
+use pdlab_leak::result::ReproResult;
 use pdlab_leak::scenario::{Overrides, Scenario};
 use pdlab_leak::verdict::VerdictKind;
 use tokio_util::sync::CancellationToken;
@@ -136,31 +137,8 @@ async fn a_leak_is_found_its_cure_is_proven_and_everything_is_written() {
     assert!(result.mitigations[0].cost_ratio.is_some());
 
     let read = |file: &str| std::fs::read_to_string(out.path().join(file)).unwrap();
-    let json: serde_json::Value = serde_json::from_str(&read("result.json")).unwrap();
-    for name in [
-        "scenario",
-        "verdict",
-        "expected",
-        "matched",
-        "ucx_version",
-        "transport",
-        "settings",
-        "role",
-        "unit",
-        "slope_bytes_per_unit",
-        "ci_low",
-        "ci_high",
-        "slope_mb_per_min",
-        "rss_growth_bytes",
-        "explained_ratio",
-        "owners",
-        "signature",
-        "work",
-        "duration_s",
-        "mitigations",
-    ] {
-        assert!(json.get(name).is_some(), "result.json has {name}");
-    }
+    let written: ReproResult = serde_json::from_str(&read("result.json")).unwrap();
+    assert_eq!(&written, result);
     assert_eq!(Scenario::parse(&read("scenario.toml"), "scenario.toml").unwrap(), scenario);
     let samples = pdlab_leak::csv::read(read("samples.csv").as_bytes()).unwrap();
     assert!(samples.iter().any(|sample| sample.process == "router"));

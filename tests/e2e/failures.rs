@@ -1,10 +1,8 @@
 //! What clients see, and what is left behind, when something goes wrong.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{PATIENCE, Role, Trio, eventually, post, post_bytes, start_router, stream};
+use crate::common::{PATIENCE, Role, Trio, eventually, post, post_bytes, start_router, stream};
 use serde_json::{Value, json};
 
 const PROMPT: &str = "The quick brown fox jumps over the lazy dog, again and again.";

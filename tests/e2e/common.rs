@@ -1,8 +1,6 @@
 //! Starts real `pdlab` processes for the end-to-end tests and ends them again, whatever happens.
 
-// Every test file is a crate of its own and uses a part of this.
 #![expect(clippy::unwrap_used, reason = "a test harness fails by panicking")]
-#![allow(dead_code, reason = "each test crate uses another part")]
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};

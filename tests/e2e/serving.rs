@@ -1,8 +1,6 @@
 //! The whole path over real processes: what clients see when all is well.
 
-mod common;
-
-use common::{Role, Trio, get, post, stream};
+use crate::common::{Role, Trio, get, post, stream};
 use serde_json::{Value, json};
 
 /// 61 tokens: three full blocks and a partial one.
@@ -179,7 +177,7 @@ async fn churn_can_be_switched_while_decode_runs() {
     let (status, settings) = post(&url, json!({"rate": 2000.0, "pattern": "madvise"})).await;
     assert_eq!(status, 200, "{settings}");
     assert_eq!((&settings["pattern"], &settings["bytes"]), (&json!("madvise"), &json!(4096)));
-    common::eventually("memory is unmapped without requests", async || {
+    crate::common::eventually("memory is unmapped without requests", async || {
         let unmaps = decode.snapshot().await["work"]["unmaps"].as_u64()?;
         (unmaps >= 100).then_some(())
     })

@@ -1,18 +1,16 @@
 //! Foreign software against ours, unchanged: vllm-router, the flow of vLLM's toy proxy, and the
 //! official OpenAI client. They come from PyPI, into a virtual environment below `target/`.
-#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
-
-mod common;
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use common::{Trio, eventually, get, post, stream};
+use crate::common::{Trio, eventually, get, post, stream};
 use serde_json::json;
 
-const REQUIREMENTS: &str = include_str!("foreign/requirements.txt");
+const REQUIREMENTS: &str = include_str!("../foreign/requirements.txt");
 
 /// The virtual environment's `bin` directory; made once, and again when the requirements change.
 fn venv_bin() -> &'static Path {

@@ -1,0 +1,11 @@
+//! End-to-end tests: real `pdlab` processes on free ports of the loopback interface.
+//!
+//! - [`serving`]: what clients see when all is well.
+//! - [`failures`]: what they see, and what is left behind, when something goes wrong.
+//! - [`foreign`]: foreign routers and clients against our services, unchanged.
+//! - [`common`]: starts processes and ends them, whatever happens.
+
+mod common;
+mod failures;
+mod foreign;
+mod serving;
