@@ -159,6 +159,7 @@ pub(crate) fn router(args: &RouterArgs) -> Result<(), Failure> {
             pid: std::process::id(),
             transport: None,
             ucx_version: None,
+            faults: Vec::new(),
         });
         router.serve(async move { stop.cancelled().await }).await;
         Ok(())

@@ -10,6 +10,7 @@
 //! - [`notification`]: what decode tells prefill over the transport: "read", "still here".
 //! - [`tokenizer`]: the built-in byte-level tokenizer, so that no model files are needed.
 //! - [`snapshot`]: what a role owns and has done; the work counters that leaks are measured by.
+//! - [`fault`]: the mistakes that a role can be told to make.
 //! - [`ready`]: the line a role prints once it serves.
 //!
 //! Start with [`completion::CompletionRequest`] and [`kv_transfer::KvTransferParams`].
@@ -17,6 +18,7 @@
 pub mod chat;
 pub mod completion;
 pub mod error;
+pub mod fault;
 pub mod kv_transfer;
 pub mod notification;
 pub mod openai;

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::fault::FaultKind;
+
 /// Which process this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -46,6 +48,9 @@ pub struct Ready {
     pub transport: Option<String>,
     /// The UCX library's own version; null without UCX.
     pub ucx_version: Option<String>,
+    /// Mistakes that this process makes on purpose; empty unless a user asked for them.
+    #[serde(default)]
+    pub faults: Vec<FaultKind>,
 }
 
 #[cfg(test)]
@@ -61,10 +66,11 @@ mod tests {
             pid: 2,
             transport: Some("tcp".into()),
             ucx_version: None,
+            faults: vec![FaultKind::RkeyKept],
         };
         assert_eq!(
             serde_json::to_string(&ready).unwrap(),
-            r#"{"role":"decode","http":"http://127.0.0.1:1","side_channel":null,"pid":2,"transport":"tcp","ucx_version":null}"#
+            r#"{"role":"decode","http":"http://127.0.0.1:1","side_channel":null,"pid":2,"transport":"tcp","ucx_version":null,"faults":["rkey-kept"]}"#
         );
     }
 }

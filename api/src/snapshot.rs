@@ -54,6 +54,9 @@ pub struct Work {
     pub corrupt_blocks: u64,
     /// Engine steps.
     pub steps: u64,
+    /// Connections to a prefill that decode had dropped and has made anew.
+    #[serde(default)]
+    pub reconnects: u64,
 }
 
 /// State of the engine.
@@ -88,6 +91,19 @@ pub struct TransportState {
     pub notifications_queued: u64,
     /// Bytes read from peers.
     pub bytes_read: u64,
+    /// Keys to the memory of peers; null where the backend has none.
+    #[serde(default)]
+    pub rkeys: Option<u64>,
+    /// Regions in UCX's registration cache: those of the agent, and those that outlived a
+    /// deregistration. Null without UCX, and where a UCX does not tell.
+    #[serde(default)]
+    pub rcache_regions: Option<u64>,
+    /// Bytes in them; null as above.
+    #[serde(default)]
+    pub rcache_bytes: Option<u64>,
+    /// Unmapped ranges that wait in the cache's invalidation queue; null as above.
+    #[serde(default)]
+    pub rcache_queue: Option<u64>,
     /// Failures by kind.
     pub failures: BTreeMap<String, u64>,
 }
@@ -133,6 +149,7 @@ impl Work {
             ("token", self.generation_tokens),
             ("byte", self.kv_bytes),
             ("step", self.steps),
+            ("reconnect", self.reconnects),
         ])
     }
 }

@@ -114,6 +114,7 @@ impl Decode {
             pid: std::process::id(),
             transport: Some(agent.backend().to_string()),
             ucx_version: agent.version(),
+            faults: Vec::new(),
         };
         let kv_lease = config.kv_lease;
         Ok(Self { worker, agent, puller, waiting, churn, shared, tasks, kv_lease, ready })

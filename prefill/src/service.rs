@@ -100,6 +100,7 @@ impl Prefill {
             pid: std::process::id(),
             transport: Some(agent.backend().to_string()),
             ucx_version: agent.version(),
+            faults: Vec::new(),
         };
         Ok(Self { worker, agent, side_channel, handshake: handshake.into(), engine, ready })
     }

@@ -27,6 +27,15 @@ pub struct Snapshot {
     pub bytes_served: u64,
     /// Reads started.
     pub transfers_total: u64,
+    /// Keys to the memory of peers. `None` for TCP, which has none.
+    pub rkeys: Option<u64>,
+    /// Regions in UCX's registration cache: this agent's, and those that outlived their
+    /// deregistration. `None` for TCP, and where a UCX does not tell.
+    pub rcache_regions: Option<u64>,
+    /// Bytes in them; `None` as above.
+    pub rcache_bytes: Option<u64>,
+    /// Unmapped ranges that wait in the cache's invalidation queue; `None` as above.
+    pub rcache_queue: Option<u64>,
     /// Failures by [`Error::kind`](crate::Error::kind), plus `cancelled`, `notifications_dropped`
     /// and `protocol`: what a server refused.
     pub failures: BTreeMap<String, u64>,
@@ -65,6 +74,10 @@ impl Counters {
             bytes_read: self.bytes_read.load(Relaxed),
             bytes_served: self.bytes_served.load(Relaxed),
             transfers_total: self.transfers_total.load(Relaxed),
+            rkeys: None,
+            rcache_regions: None,
+            rcache_bytes: None,
+            rcache_queue: None,
             failures: failures.iter().map(|(kind, count)| ((*kind).to_owned(), *count)).collect(),
         }
     }

@@ -31,6 +31,8 @@ pub struct Shared {
     pub corrupt_blocks: AtomicU64,
     /// Engine steps.
     pub steps: AtomicU64,
+    /// Connections that were dropped and made anew.
+    pub reconnects: AtomicU64,
     /// HTTP requests being served.
     pub http_in_flight: AtomicU64,
     failures: Mutex<BTreeMap<String, u64>>,
@@ -80,6 +82,7 @@ impl Shared {
                 blocks_verified: get(&self.blocks_verified),
                 corrupt_blocks: get(&self.corrupt_blocks),
                 steps: get(&self.steps),
+                reconnects: get(&self.reconnects),
             },
             http_in_flight: get(&self.http_in_flight),
             engine: Some(EngineState {
@@ -97,6 +100,10 @@ impl Shared {
                 transfers_in_flight: transport.transfers_in_flight,
                 notifications_queued: transport.notifications_queued,
                 bytes_read: transport.bytes_read,
+                rkeys: transport.rkeys,
+                rcache_regions: transport.rcache_regions,
+                rcache_bytes: transport.rcache_bytes,
+                rcache_queue: transport.rcache_queue,
                 failures: transport.failures,
             }),
             failures: self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone(),

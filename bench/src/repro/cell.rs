@@ -299,6 +299,7 @@ mod tests {
             pid: 1,
             transport: Some("ucx".into()),
             ucx_version: Some("1.19.0".into()),
+            faults: Vec::new(),
         };
         let (transport, ucx) = in_use(std::iter::once(&ready)).unwrap();
         assert_eq!((transport, ucx.as_deref()), (Transport::Ucx, Some("1.19.0")));

@@ -119,6 +119,7 @@ async fn serve(role: Role, manner: Manner) -> ExitCode {
         transport: (role != Role::Router)
             .then(|| if ucx.is_some() { "ucx".to_owned() } else { "tcp".to_owned() }),
         ucx_version: ucx,
+        faults: Vec::new(),
     };
     if manner == Manner::Chatty {
         println!("[1.0] UCX  WARN  before it is ready");
