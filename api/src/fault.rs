@@ -119,7 +119,7 @@ impl FaultKind {
             Self::EndpointKept => "https://github.com/ai-dynamo/nixl/issues/2025",
             Self::RemoteKept => "https://github.com/vllm-project/vllm/issues/44424",
             Self::SilentReject => "https://github.com/vllm-project/vllm/pull/41269",
-            Self::SilentAbort => "https://github.com/vllm-project/vllm/pull/29906",
+            Self::SilentAbort => "https://github.com/vllm-project/vllm/pull/20139",
             Self::NoReadDeadline | Self::Mute => {
                 "https://github.com/vllm-project/vllm/issues/46283"
             }
