@@ -103,7 +103,7 @@ impl Endpoint {
             return Posted::Failed(Status::CANCELED);
         }
         let flags = if id == wire::HELLO { AM_WITH_REPLY } else { AM_EAGER };
-        let param = RequestParam::new(events::ended, tag.pack()).with_flags(flags);
+        let param = RequestParam::new(events::ended, tag.pack()).with_flags(flags).copied();
         // SAFETY: the endpoint is open and this is its thread; the caller vouches for the buffers.
         let posted = unsafe {
             (self.worker.ucx().f.ucp_am_send_nbx)(

@@ -234,7 +234,7 @@ impl Answer {
     /// `endpoint` must be valid for the time of the call.
     unsafe fn send(ucx: &'static Ucx, endpoint: ucp_ep_h, greeting: Greeting) {
         let answer = Box::into_raw(Box::new(Self { ucx, header: greeting.encode() }));
-        let param = RequestParam::new(answer_sent, answer as usize).with_flags(AM_EAGER);
+        let param = RequestParam::new(answer_sent, answer as usize).with_flags(AM_EAGER).copied();
         // SAFETY: the header is in a box that `answer_sent` frees, so it outlives the operation;
         // there is no data. The caller vouches for the endpoint.
         let posted = unsafe {
