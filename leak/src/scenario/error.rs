@@ -235,6 +235,11 @@ impl Scenario {
                 check_units(&format!("mitigation.{i}.units"), units)?;
             }
         }
+        for (i, refusal) in self.refusals.iter().enumerate() {
+            let (set, reason) = (format!("refused.{i}.set"), format!("refused.{i}.reason"));
+            check(&set, !refusal.set.is_empty(), "must set one variable or more")?;
+            check(&reason, !refusal.reason.is_empty(), "must have words of the failure")?;
+        }
         Ok(())
     }
 }

@@ -24,6 +24,9 @@ pub struct Expect {
     /// Holds for these churn patterns.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub churn: Vec<Pattern>,
+    /// Holds if these environment variables have these values.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
     /// The verdict that is due.
     pub verdict: VerdictKind,
     /// Lowest slope that is due, bytes per unit.
@@ -188,6 +191,7 @@ impl Expect {
             .is_none_or(|range| conditions.ucx.is_some_and(|version| range.contains(version)));
         let churn = self.churn.is_empty()
             || conditions.churn.is_some_and(|churn| self.churn.contains(&churn));
-        transport && ucx && churn
+        let env = self.env.iter().all(|(name, value)| conditions.env.get(name) == Some(value));
+        transport && ucx && churn && env
     }
 }

@@ -8,6 +8,7 @@
 mod error;
 mod expect;
 mod overrides;
+mod refusal;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use crate::work::Unit;
 pub use error::ScenarioError;
 pub use expect::{Conditions, Expect, Expectation, Mitigation};
 pub use overrides::{Overrides, parse_setting};
+pub use refusal::Refusal;
 pub use settings::{Churn, Cluster, Load, Measure, Pattern, Rate, Role, Transport};
 
 /// The files compiled in, in the order in which they are listed.
@@ -69,6 +71,9 @@ pub struct Scenario {
     /// Settings that cure the leak, each with the slope it must reach.
     #[serde(rename = "mitigation", default, skip_serializing_if = "Vec::is_empty")]
     pub mitigations: Vec<Mitigation>,
+    /// Settings with which it cannot run.
+    #[serde(rename = "refused", default, skip_serializing_if = "Vec::is_empty")]
+    pub refusals: Vec<Refusal>,
 }
 
 impl Scenario {

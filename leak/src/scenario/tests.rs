@@ -123,6 +123,10 @@ fn a_mitigation_that_is_set_decides_what_is_due() {
         let drained = due(set("UCX_RCACHE_MAX_UNRELEASED", value), Some("1.19.0")).unwrap();
         assert_eq!(drained.verdict, VerdictKind::Clean, "{value}");
     }
+    for (name, value) in [("UCX_MEM_EVENTS", "n"), ("UCX_RCACHE_ENABLE", "n")] {
+        let cured = due(set(name, value), Some("1.19.0")).unwrap();
+        assert_eq!((cured.verdict, cured.mitigation), (VerdictKind::Clean, None), "{name}");
+    }
     let other = due(set("UCX_RCACHE_MAX_UNRELEASED", "100G"), Some("1.19.0")).unwrap();
     assert_eq!(other.verdict, VerdictKind::Leak, "only the values that are known to cure, do");
 }
@@ -192,6 +196,7 @@ fn every_kind_of_mistake_names_its_line() {
         ("slope_min = ", "slope_min = 9.0", "expect.0.slope_min and slope_max must be numbers"),
         ("ucx = \"..1.17.0\"", "ucx = \"1.20..1.17\"", "not a range of UCX versions"),
         ("set = ", "set = {}", "mitigation.0.set must set one variable"),
+        ("reason = ", "reason = \"\"", "refused.0.reason must have words"),
         ("seed = ", "seed = 1 2", ""),
     ];
     for (from, to, message) in cases {
