@@ -1,5 +1,6 @@
 //! The agent: one opened backend, its regions, and the way to peers and back down to nothing.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -32,10 +33,19 @@ pub(crate) struct Inner {
     backend: Arc<dyn Backend>,
     /// Why it is this backend.
     why: String,
-    regions: Mutex<Vec<Registered>>,
+    regions: Mutex<Regions>,
     closing: AtomicBool,
     /// Held while closing, so that every caller returns only when it is done. True: it is done.
     closed: tokio::sync::Mutex<bool>,
+}
+
+/// What is registered, by id.
+#[derive(Default)]
+struct Regions {
+    registered: BTreeMap<u32, Registered>,
+    /// Ids are never used again: a peer that still has the metadata of a region that is gone must
+    /// not find another in its place.
+    next_id: u32,
 }
 
 struct Registered {
@@ -81,8 +91,9 @@ impl Agent {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Registers memory, once, at start: the KV pool. It stays registered until
-    /// [`close`](Self::close), and mapped until the last clone of the region is gone too.
+    /// Registers memory, once, at start: the KV pool. It stays registered until it is
+    /// [deregistered](Self::deregister) or the agent [closes](Self::close), and mapped until the
+    /// last clone of the region is gone too.
     ///
     /// # Errors
     /// [`Error::Register`] names the limit; [`Error::TooLarge`] after
@@ -105,6 +116,17 @@ impl Agent {
         self.inner.register(mapping, Some(layout))
     }
 
+    /// Takes memory back. It is the caller's to know that no peer reads it any more: TCP refuses
+    /// such reads; UCX serves them with whatever is at that address, and may end this process
+    /// if nothing is. The region's bytes stay readable and writable here.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] while a transfer into it is under way or somebody reads or writes it here;
+    /// [`Error::NotRegistered`] the second time, or if it is another agent's; [`Error::Closed`].
+    pub fn deregister(&self, region: &Region) -> Result<(), Error> {
+        self.inner.deregister(&region.core)
+    }
+
     /// What a peer needs to connect and read: address, and every region registered so far with
     /// its key. Opaque and checked; hand it over by any means.
     ///
@@ -112,7 +134,8 @@ impl Agent {
     /// [`Error::Closed`], or what the backend reports.
     pub fn metadata(&self) -> Result<Bytes, Error> {
         self.inner.check_open("make metadata")?;
-        let regions = self.inner.regions().iter().map(|region| region.remote.clone()).collect();
+        let regions =
+            self.inner.regions().registered.values().map(|region| region.remote.clone()).collect();
         let metadata = Metadata {
             backend: self.backend(),
             name: self.inner.shared.name.clone(),
@@ -187,7 +210,7 @@ impl Agent {
             // Whoever was registering when `closing` was set has finished after this.
             drop(inner.regions());
             inner.backend.close().await?;
-            inner.regions().clear();
+            inner.regions().registered.clear();
             inner.shared.notifications.close();
             *closed = true;
         }
@@ -217,21 +240,39 @@ impl Inner {
         // Held across the backend's call: ids are given in order, and `close` waits for it.
         let mut regions = self.regions();
         self.check_open("register memory")?;
-        let (size, limit) = (regions.len() as u64 + 1, self.shared.limits.regions as u64);
-        if size > limit {
-            return Err(Error::TooLarge { what: "the number of regions", size, limit });
+        let (count, limit) = (regions.registered.len() as u64, self.shared.limits.regions as u64);
+        if count >= limit {
+            return Err(Error::TooLarge { what: "the number of regions", size: count + 1, limit });
         }
-        let id = regions.len() as u32;
+        let id = regions.next_id;
+        regions.next_id = id.checked_add(1).ok_or(Error::TooLarge {
+            what: "the number of regions ever registered",
+            size: 1 << 32,
+            limit: u32::MAX.into(),
+        })?;
         let len = mapping.len() as u64;
         let core = Arc::new(RegionCore::new(id, self.shared.instance, mapping, layout));
         let remote_key = self.backend.register(&core)?;
         let base = core.base() as u64;
-        regions.push(Registered {
+        let registered = Registered {
             remote: RemoteRegion { id, len, layout, base, remote_key },
             _count: self.shared.counters.regions.hold(1),
             _bytes: self.shared.counters.registered_bytes.hold(len),
-        });
+        };
+        regions.registered.insert(id, registered);
         Ok(Region { core })
+    }
+
+    fn deregister(&self, region: &RegionCore) -> Result<(), Error> {
+        let mut regions = self.regions();
+        self.check_open("deregister memory")?;
+        if region.agent != self.shared.instance {
+            return Err(Error::NotRegistered { region: region.id });
+        }
+        region.retire()?;
+        self.backend.deregister(region)?;
+        regions.registered.remove(&region.id);
+        Ok(())
     }
 
     async fn connect(
@@ -258,8 +299,8 @@ impl Inner {
         Ok((metadata, link))
     }
 
-    fn regions(&self) -> MutexGuard<'_, Vec<Registered>> {
-        // Entries are pushed whole and only ever cleared, so a poisoned table is still good.
+    fn regions(&self) -> MutexGuard<'_, Regions> {
+        // Entries come and go whole, so a poisoned table is still good.
         self.regions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -65,9 +65,14 @@ pub(crate) trait Backend: Send + Sync + 'static {
     fn version(&self) -> Option<String>;
 
     /// Makes `region` readable by peers and returns the key that they need for that. The backend
-    /// keeps the `Arc` until the memory is deregistered, at the latest in `close` or drop: the
-    /// memory must not be unmapped while a device may reach it.
+    /// keeps the `Arc` until `deregister`, at the latest until `close` or drop: the memory must not
+    /// be unmapped while a device may reach it.
     fn register(&self, region: &Arc<RegionCore>) -> Result<Bytes, Error>;
+
+    /// Takes the region back: its key is void, and the backend lets go of the `Arc`. No transfer
+    /// of this agent is under way in it, and none will be posted. What peers get that read it all
+    /// the same is up to the backend.
+    fn deregister(&self, region: &RegionCore) -> Result<(), Error>;
 
     /// Where peers reach this agent, in the backend's own encoding.
     fn address(&self) -> Result<Bytes, Error>;
@@ -117,7 +122,7 @@ pub(crate) trait Link: Send + Sync + 'static {
 pub(crate) struct Block {
     /// Offset in the transfer's region.
     pub(crate) local_offset: usize,
-    /// Index in the peer's metadata; the region exists there.
+    /// Id of a region that exists in the peer's metadata.
     pub(crate) remote_region: u32,
     /// Offset in that region; add its `base` for an address.
     pub(crate) remote_offset: u64,

@@ -55,6 +55,11 @@ impl Claims {
         }
     }
 
+    /// Whether nobody claims a byte.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.exclusive.is_empty() && self.shared.is_empty()
+    }
+
     fn owned(&self, range: &Range<usize>) -> bool {
         // Of the ranges that begin before ours ends, the last one reaches furthest.
         self.exclusive.range(..range.end).next_back().is_some_and(|(_, end)| *end > range.start)

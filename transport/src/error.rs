@@ -112,9 +112,9 @@ pub enum Error {
         /// How large it may be.
         limit: u64,
     },
-    /// The region was not registered with this agent.
+    /// The region is not registered with this agent, or no longer.
     #[error(
-        "region {region} belongs to another agent; register the memory with the agent that reads"
+        "region {region} is not registered with this agent; register its memory with the agent that reads"
     )]
     NotRegistered {
         /// Index of the region at its own agent.

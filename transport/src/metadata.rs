@@ -13,8 +13,8 @@ use crate::config::BackendKind;
 use crate::error::Error;
 
 const MAGIC: &[u8; 8] = b"PDLABMD\n";
-/// Version 1 is the first. A decoder refuses every other: peers of one cluster are one build.
-const VERSION: u8 = 1;
+/// Version 1 is the first; since version 2 the ids of regions may have gaps. A decoder refuses every other: peers of one cluster are one build.
+const VERSION: u8 = 2;
 /// Longest metadata that is looked at. 64 regions with keys of a few hundred bytes stay far below.
 const MAX_BYTES: usize = 1 << 20;
 /// Longest agent name, in bytes: it travels with every hello and stands in every error.
@@ -61,7 +61,7 @@ pub(crate) struct Metadata {
     pub(crate) instance: u64,
     /// Where the backend listens, in its own encoding.
     pub(crate) address: Bytes,
-    /// Sorted by id, ids without gaps.
+    /// Sorted by id. Ids have gaps where regions were deregistered.
     pub(crate) regions: Vec<RemoteRegion>,
 }
 
@@ -127,13 +127,21 @@ impl Metadata {
         let count = body.u32()?;
         // No capacity from the count: it is foreign, and each region must first prove its bytes.
         let mut regions = Vec::new();
-        for id in 0..count {
-            regions.push(region(&mut body, id)?);
+        let mut least_id = 0;
+        for _ in 0..count {
+            let region = region(&mut body, least_id)?;
+            least_id = u64::from(region.id) + 1;
+            regions.push(region);
         }
         if !body.0.is_empty() {
             return Err(bad("it has bytes left over"));
         }
         Ok(Self { backend, name, instance, address, regions })
+    }
+
+    /// Where in `regions` the one with this id is.
+    pub(crate) fn index_of(&self, id: u32) -> Option<usize> {
+        self.regions.binary_search_by_key(&id, |region| region.id).ok()
     }
 }
 
@@ -142,8 +150,9 @@ pub(crate) fn is_valid_name(name: &str) -> bool {
     (1..=MAX_NAME_BYTES).contains(&name.len())
 }
 
-fn region(body: &mut Cursor<'_>, id: u32) -> Result<RemoteRegion, Error> {
-    if body.u32()? != id {
+fn region(body: &mut Cursor<'_>, least_id: u64) -> Result<RemoteRegion, Error> {
+    let id = body.u32()?;
+    if u64::from(id) < least_id {
         return Err(bad("its regions are not numbered in order"));
     }
     let (base, len) = (body.u64()?, body.u64()?);
@@ -246,6 +255,7 @@ mod tests {
             regions: vec![
                 region(0, Some(BlockLayout { block_len: 4096, blocks: 256 })),
                 region(1, None),
+                region(7, None),
             ],
         }
     }
@@ -261,6 +271,22 @@ mod tests {
     fn round_trips() {
         let metadata = sample();
         assert_eq!(Metadata::decode(&metadata.encode().unwrap()).unwrap(), metadata);
+    }
+
+    #[test]
+    fn regions_are_found_by_id() {
+        let found = [0, 1, 2, 7, 8].map(|id| sample().index_of(id));
+        assert_eq!(found, [Some(0), Some(1), None, Some(2), None]);
+    }
+
+    #[test]
+    fn ids_out_of_order_are_refused() {
+        let mut metadata = sample();
+        metadata.regions.swap(1, 2);
+        assert_eq!(
+            Metadata::decode(&metadata.encode().unwrap()).unwrap_err().kind(),
+            "bad_metadata"
+        );
     }
 
     #[test]

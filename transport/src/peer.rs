@@ -170,7 +170,7 @@ impl Peer {
         if !blocks.is_empty() {
             let slot = peer.within("read from", deadline, expires, peer.slot()).await?;
             let ranges = blocks.iter().map(Block::range).collect();
-            let claim = ExclusiveClaim::take(&region.core, ranges)?;
+            let claim = ExclusiveClaim::for_transfer(&region.core, ranges)?;
             let in_flight = peer.agent.shared.counters.transfers_in_flight.hold(1);
             let (transfer, result) = Transfer::new(claim, blocks, notification, in_flight, slot);
             let cancelled = transfer.cancelled();
@@ -251,8 +251,9 @@ impl PeerInner {
         for (index, descriptor) in descriptors.iter().enumerate() {
             let local = (descriptor.local_offset as u64, region.len() as u64);
             check_range("local", index, local, descriptor.len as u64)?;
-            let remote = self.metadata.regions.get(descriptor.remote_region as usize);
-            let remote = (descriptor.remote_offset, remote.map_or(0, |region| region.len));
+            let remote = self.metadata.index_of(descriptor.remote_region);
+            let limit = remote.map_or(0, |at| self.metadata.regions[at].len);
+            let remote = (descriptor.remote_offset, limit);
             check_range("remote", index, remote, descriptor.len as u64)?;
             if descriptor.len > 0 {
                 blocks.push(Block {

@@ -31,7 +31,16 @@ pub(crate) struct RegionCore {
     pub(crate) agent: u64,
     pub(crate) layout: Option<BlockLayout>,
     mapping: Mapping,
-    claims: Mutex<Claims>,
+    uses: Mutex<Uses>,
+}
+
+/// Who uses the memory, and for what it may be used. Under one lock, so that a deregistration and
+/// a transfer cannot both be granted.
+#[derive(Debug, Default)]
+struct Uses {
+    claims: Claims,
+    /// Deregistered: transfers into it are over for good.
+    retired: bool,
 }
 
 impl Region {
@@ -97,7 +106,7 @@ impl Region {
 
 impl RegionCore {
     pub(crate) fn new(id: u32, agent: u64, mapping: Mapping, layout: Option<BlockLayout>) -> Self {
-        Self { id, agent, layout, mapping, claims: Mutex::default() }
+        Self { id, agent, layout, mapping, uses: Mutex::default() }
     }
 
     /// First byte of the memory. What is read or written through it must be covered by a claim,
@@ -122,9 +131,26 @@ impl RegionCore {
         })
     }
 
-    fn claims(&self) -> MutexGuard<'_, Claims> {
+    /// Takes the region out of use for transfers.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] while anybody claims a byte of it; [`Error::NotRegistered`] if it has been
+    /// retired before.
+    pub(crate) fn retire(&self) -> Result<(), Error> {
+        let mut uses = self.uses();
+        if uses.retired {
+            return Err(Error::NotRegistered { region: self.id });
+        }
+        if !uses.claims.is_empty() {
+            return Err(self.busy(&(0..self.len())));
+        }
+        uses.retired = true;
+        Ok(())
+    }
+
+    fn uses(&self) -> MutexGuard<'_, Uses> {
         // The table is consistent between any two statements, so a poisoned lock is still good.
-        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+        self.uses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn busy(&self, range: &Range<usize>) -> Error {
@@ -140,7 +166,7 @@ struct SharedClaim<'a> {
 
 impl<'a> SharedClaim<'a> {
     fn take(region: &'a RegionCore, range: Range<usize>) -> Result<Self, Error> {
-        if region.claims().share(&range) {
+        if region.uses().claims.share(&range) {
             Ok(Self { region, range })
         } else {
             Err(region.busy(&range))
@@ -150,7 +176,7 @@ impl<'a> SharedClaim<'a> {
 
 impl Drop for SharedClaim<'_> {
     fn drop(&mut self) {
-        self.region.claims().unshare(&self.range);
+        self.region.uses().claims.unshare(&self.range);
     }
 }
 
@@ -164,9 +190,29 @@ pub(crate) struct ExclusiveClaim {
 
 impl ExclusiveClaim {
     /// Claims all `ranges`, which must lie inside of the region, or none.
-    pub(crate) fn take(region: &Arc<RegionCore>, ranges: Vec<Range<usize>>) -> Result<Self, Error> {
+    fn take(region: &Arc<RegionCore>, ranges: Vec<Range<usize>>) -> Result<Self, Error> {
+        Self::take_from(region, &mut region.uses(), ranges)
+    }
+
+    /// The same for a device, which needs the region to be registered until the claim drops.
+    pub(crate) fn for_transfer(
+        region: &Arc<RegionCore>,
+        ranges: Vec<Range<usize>>,
+    ) -> Result<Self, Error> {
+        let mut uses = region.uses();
+        if uses.retired {
+            return Err(Error::NotRegistered { region: region.id });
+        }
+        Self::take_from(region, &mut uses, ranges)
+    }
+
+    fn take_from(
+        region: &Arc<RegionCore>,
+        uses: &mut Uses,
+        ranges: Vec<Range<usize>>,
+    ) -> Result<Self, Error> {
         let ranges = normalize(ranges).map_err(|range| region.busy(&range))?;
-        region.claims().own(&ranges).map_err(|range| region.busy(&range))?;
+        uses.claims.own(&ranges).map_err(|range| region.busy(&range))?;
         Ok(Self { region: Arc::clone(region), ranges })
     }
 
@@ -177,7 +223,7 @@ impl ExclusiveClaim {
 
 impl Drop for ExclusiveClaim {
     fn drop(&mut self) {
-        self.region.claims().disown(&self.ranges);
+        self.region.uses().claims.disown(&self.ranges);
     }
 }
 
@@ -211,6 +257,22 @@ mod tests {
             })
             .unwrap();
         region.write(0..100, |_| ()).unwrap();
+    }
+
+    #[test]
+    fn a_region_in_use_is_not_retired_and_a_retired_one_takes_no_transfers() {
+        let region = region(10);
+        let transfer = ExclusiveClaim::for_transfer(&region.core, vec![0..4]).unwrap();
+        assert_eq!(region.core.retire().unwrap_err().kind(), "busy");
+        region
+            .read(5..6, |_| assert_eq!(region.core.retire().unwrap_err().kind(), "busy"))
+            .unwrap();
+        drop(transfer);
+        region.core.retire().unwrap();
+        let late = ExclusiveClaim::for_transfer(&region.core, vec![0..4]);
+        assert_eq!(late.unwrap_err().kind(), "not_registered");
+        assert_eq!(region.core.retire().unwrap_err().kind(), "not_registered");
+        region.write(0..10, |_| ()).unwrap();
     }
 
     #[test]

@@ -18,8 +18,9 @@ mod link;
 mod server;
 mod wire;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -35,8 +36,8 @@ use crate::error::Error;
 use crate::metadata::Metadata;
 use crate::region::RegionCore;
 
-/// The regions, as a list that is replaced when one is added: a read keeps the list it began with.
-type Regions = Arc<Vec<Arc<RegionCore>>>;
+/// The registered regions by id.
+type Regions = BTreeMap<u32, Arc<RegionCore>>;
 
 /// What the backend's tasks share.
 #[derive(Debug)]
@@ -49,8 +50,12 @@ struct Context {
 }
 
 impl Context {
-    fn regions(&self) -> Regions {
-        Arc::clone(&self.regions.read().unwrap_or_else(PoisonError::into_inner))
+    fn regions(&self) -> RwLockReadGuard<'_, Regions> {
+        self.regions.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn regions_mut(&self) -> RwLockWriteGuard<'_, Regions> {
+        self.regions.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -93,12 +98,15 @@ impl Backend for TcpBackend {
     }
 
     fn register(&self, region: &Arc<RegionCore>) -> Result<Bytes, Error> {
-        let mut regions = self.context.regions.write().unwrap_or_else(PoisonError::into_inner);
-        let mut longer = Vec::clone(&regions);
-        longer.push(Arc::clone(region));
-        *regions = Arc::new(longer);
+        self.context.regions_mut().insert(region.id, Arc::clone(region));
         // No key: a client proves by its hello that it has the metadata, and every range is checked.
         Ok(Bytes::new())
+    }
+
+    /// A read that is being answered keeps the memory until it is; later ones are refused.
+    fn deregister(&self, region: &RegionCore) -> Result<(), Error> {
+        self.context.regions_mut().remove(&region.id);
+        Ok(())
     }
 
     fn address(&self) -> Result<Bytes, Error> {
@@ -121,8 +129,7 @@ impl Backend for TcpBackend {
             self.context.ended.cancel();
             self.context.tasks.close();
             self.context.tasks.wait().await;
-            *self.context.regions.write().unwrap_or_else(PoisonError::into_inner) =
-                Regions::default();
+            self.context.regions_mut().clear();
             Ok(())
         })
     }

@@ -16,7 +16,8 @@ use tokio::time::{sleep, timeout};
 
 use super::io::{Pieces, send};
 use super::wire::{self, HEADER_BYTES, Header, Kind, Malformed, WireBlock};
-use super::{Context, Regions, tune};
+use super::{Context, tune};
+use crate::region::RegionCore;
 
 /// Reads of one connection that wait for their answer. When they are so many, the connection is
 /// not read from until one is answered, so that a client cannot pile up work.
@@ -27,12 +28,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// An answer that is ready to be written.
 enum Answer {
-    /// The pieces of memory to send, and the list that keeps that memory mapped.
+    /// The pieces of memory to send, and the regions that keep that memory mapped.
     Data {
         id: u64,
         len: u64,
         pieces: Pieces,
-        regions: Regions,
+        regions: Vec<Arc<RegionCore>>,
     },
     Frame(Bytes),
 }
@@ -174,11 +175,12 @@ async fn listen(
 
 /// Checks a read against the regions, and collects the memory to send.
 fn prepare(id: u64, blocks: &[WireBlock], context: &Context) -> Answer {
-    let regions = context.regions();
+    let registered = context.regions();
+    let mut regions: Vec<Arc<RegionCore>> = Vec::new();
     let mut pieces = Pieces::with_capacity(blocks.len());
     let mut len = 0_u64;
     for (index, block) in blocks.iter().enumerate() {
-        let region = regions.get(block.region as usize);
+        let region = registered.get(&block.region);
         let region_len = region.map_or(0, |region| region.len() as u64);
         let fits = block.offset.checked_add(block.len).is_some_and(|end| end <= region_len);
         let total = len.checked_add(block.len);
@@ -189,6 +191,9 @@ fn prepare(id: u64, blocks: &[WireBlock], context: &Context) -> Answer {
         // Inside of the mapping, so the sum cannot wrap.
         pieces.push(region.base().wrapping_add(block.offset as usize), block.len as usize);
         len = total;
+        if regions.last().is_none_or(|last| !Arc::ptr_eq(last, region)) {
+            regions.push(Arc::clone(region));
+        }
     }
     Answer::Data { id, len, pieces, regions }
 }

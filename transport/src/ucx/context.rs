@@ -174,8 +174,9 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        // SAFETY: mapped by us, unmapped once. The progress thread drops registrations only when
-        // every link is gone, so no operation on the memory is outstanding.
+        // SAFETY: mapped by us, unmapped once. The progress thread drops a registration when its
+        // region is retired, which it is only while no transfer claims any of it, or when every
+        // link is gone: no operation on the memory is outstanding.
         let status = unsafe { (self.context.ucx.f.ucp_mem_unmap)(self.context.handle, self.memh) };
         if !status.is_ok() {
             tracing::warn!(cause = %self.context.ucx.describe(status), "ucp_mem_unmap failed");

@@ -57,7 +57,7 @@ pub(super) struct Link {
     /// Notifications were sent after it, so that its answer will not confirm them.
     unconfirmed: bool,
     // The following drop in this order: keys before the endpoint, and only then is it uncounted.
-    /// By region of the peer.
+    /// In the order of the metadata's regions.
     keys: Vec<RemoteKey>,
     endpoint: Endpoint,
     _counted: Held,
@@ -264,9 +264,11 @@ impl Link {
         while let Some((job, transfer, index)) = self.flow.next() {
             let block = transfer.blocks()[index];
             let region = transfer.region().id;
-            let registration = memory.get(&region).expect("regions are registered until close");
-            let remote = &self.metadata.regions[block.remote_region as usize];
-            let key = &self.keys[block.remote_region as usize];
+            let registration =
+                memory.get(&region).expect("the transfer's claim keeps it registered");
+            let index = self.metadata.index_of(block.remote_region);
+            let index = index.expect("the peer's region was found when the block was checked");
+            let (remote, key) = (&self.metadata.regions[index], &self.keys[index]);
             let tag = Tag::Get { link: self.state.id, job };
             let local = (transfer.destination(&block), block.len);
             // SAFETY: the transfer owns this range of its region exclusively and stays in `flow`

@@ -142,6 +142,14 @@ impl Backend for UcxBackend {
         registered.recv().unwrap_or_else(|_dropped| Err(closed()))
     }
 
+    fn deregister(&self, region: &RegionCore) -> Result<(), Error> {
+        let (reply, deregistered) = mpsc::sync_channel(1);
+        let closed = || Error::Closed { operation: "deregister memory" };
+        let command = Command::Deregister { region: region.id, reply };
+        self.queue.push(command).map_err(|_refused| closed())?;
+        deregistered.recv().map_err(|_dropped| closed())
+    }
+
     fn address(&self) -> Result<Bytes, Error> {
         Ok(self.opened.address.clone())
     }

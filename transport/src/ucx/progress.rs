@@ -41,6 +41,11 @@ pub(super) enum Command {
         region: Arc<RegionCore>,
         reply: mpsc::SyncSender<Result<Bytes, Error>>,
     },
+    /// No transfer is under way in it.
+    Deregister {
+        region: u32,
+        reply: mpsc::SyncSender<()>,
+    },
     Connect {
         link: Arc<LinkState>,
         metadata: Arc<Metadata>,
@@ -76,7 +81,8 @@ impl Command {
             Self::Register { reply, .. } => {
                 let _ = reply.send(Err(Error::Closed { operation: "register memory" }));
             }
-            Self::Abort { .. } | Self::Close => {}
+            // Dropping the sender tells the waiting side.
+            Self::Deregister { .. } | Self::Abort { .. } | Self::Close => {}
         }
     }
 }
@@ -202,6 +208,10 @@ impl<'a> Progress<'a> {
                     self.memory.insert(id, registration);
                     key
                 }));
+            }
+            Command::Deregister { region, reply } => {
+                drop(self.memory.remove(&region));
+                let _ = reply.send(());
             }
             command @ Command::Connect { .. } if self.leave_until.is_some() => command.refuse(),
             Command::Connect { link, metadata, reply } => {

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::bad_input::reseal;
 use crate::peer_process::PeerProcess;
-use crate::support::{BRIEF, Backend, SOON, assert_arrived, connect, kind, until, whole};
+use crate::support::{BRIEF, Backend, SOON, assert_arrived, connect, filled, kind, until, whole};
 
 const LEN: usize = 64 << 10;
 
@@ -183,4 +183,18 @@ pub(crate) async fn addresses_that_cannot_be(backend: Backend) {
         assert_eq!(error.kind(), expected);
         assert!(error.to_string().contains(listen), "{error}");
     }
+}
+
+pub(crate) async fn reads_of_a_region_that_is_gone(backend: Backend) {
+    let (server, _source) = backend.server("server", 4096, 1).await;
+    let extra = server.register(filled(4096, 2)).unwrap();
+    let (client, region) = backend.client("client", 4096).await;
+    let peer = connect(&client, &server).await;
+    server.deregister(&extra).unwrap();
+    let id = extra.id();
+    drop(extra);
+    let late = whole(&region).map(|block| block.in_region(id));
+    assert_eq!(kind(peer.read(&region, &late, None, SOON).await), "out_of_range");
+    peer.read(&region, &whole(&region), None, SOON).await.unwrap();
+    assert_arrived(&region, &whole(&region), 1);
 }

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use pdlab_transport::{Agent, Mapping};
+use pdlab_transport::{Agent, Mapping, Region};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
 use crate::peer_process::{PeerProcess, run_isolated};
 use crate::support::{
-    Backend, SOON, assert_arrived, assert_drained, connect, fill, kind, notified, payload, until,
-    whole,
+    Backend, SOON, assert_arrived, assert_drained, connect, fill, filled, kind, notified, payload,
+    until, whole,
 };
 
 const LEN: usize = 1 << 20;
@@ -40,6 +40,66 @@ pub(crate) async fn drains_to_zero(backend: Backend) {
     // The memory is still there for who holds it, and goes with the last handle.
     assert_arrived(&region, &whole(&region), 1);
     drop((source, region, peers));
+}
+
+pub(crate) async fn deregistered_regions(backend: Backend) {
+    let (server, source) = backend.server("server", LEN, 1).await;
+    let extra = server.register(filled(LEN, 2)).unwrap();
+    let third = server.register(filled(LEN, 3)).unwrap();
+    let (client, region) = backend.client("client", LEN).await;
+    let full = connect(&client, &server).await;
+    let from = |source: &Region| whole(&region).map(|block| block.in_region(source.id()));
+    full.read(&region, &from(&extra), None, SOON).await.unwrap();
+    assert_arrived(&region, &whole(&region), 2);
+
+    server.deregister(&extra).unwrap();
+    let snapshot = server.snapshot();
+    assert_eq!((snapshot.regions, snapshot.registered_bytes), (2, 2 * LEN as u64));
+    assert_eq!(kind(server.deregister(&extra)), "not_registered");
+    assert_eq!(kind(client.deregister(&source)), "not_registered");
+    assert_arrived(&extra, &whole(&extra), 2);
+
+    // The others keep their ids, also for those who connect from now on.
+    let fresh = connect(&client, &server).await;
+    let ids: Vec<u32> = fresh.regions().iter().map(|region| region.id).collect();
+    assert_eq!(ids, [source.id(), third.id()]);
+    assert_eq!(kind(fresh.read(&region, &from(&extra), None, SOON).await), "out_of_range");
+    for peer in [&full, &fresh] {
+        peer.read(&region, &from(&third), None, SOON).await.unwrap();
+        assert_arrived(&region, &whole(&region), 3);
+    }
+
+    // An id is not used twice.
+    let fourth = server.register(filled(LEN, 4)).unwrap();
+    assert!(fourth.id() > third.id());
+    server.close().await.unwrap();
+    assert_eq!(kind(server.deregister(&third)), "closed");
+    assert_eq!(server.snapshot().regions, 0);
+}
+
+pub(crate) async fn a_region_in_use_is_not_deregistered(backend: Backend) {
+    let server = PeerProcess::serve(&backend, LEN, 1).await;
+    let (client, region) = backend.client("client", LEN).await;
+    let peer = client.connect(&server.metadata, SOON).await.unwrap();
+    server.stop().await;
+    let read = {
+        let (peer, region) = (peer.clone(), region.clone());
+        tokio::spawn(async move { peer.read(&region, &whole(&region), None, 3 * SOON).await })
+    };
+    until("the read is in flight", || client.snapshot().transfers_in_flight == 1).await;
+    assert_eq!(kind(client.deregister(&region)), "busy");
+    peer.close().await;
+    assert_eq!(kind(read.await.unwrap()), "peer_lost");
+    server.resume();
+
+    client.deregister(&region).unwrap();
+    let peer = client.connect(&server.metadata, SOON).await.unwrap();
+    assert_eq!(kind(peer.read(&region, &whole(&region), None, SOON).await), "not_registered");
+    assert_eq!(client.snapshot().regions, 0);
+    // The agent still takes memory.
+    let region = client.register(Mapping::anonymous(LEN).unwrap()).unwrap();
+    peer.read(&region, &whole(&region), None, SOON).await.unwrap();
+    assert_arrived(&region, &whole(&region), 1);
 }
 
 pub(crate) async fn close_ends_reads_in_flight(backend: Backend) {

@@ -72,6 +72,8 @@ on_every_backend! {
         closed_peer;
     lifecycle:
         drains_to_zero,
+        deregistered_regions,
+        a_region_in_use_is_not_deregistered,
         close_ends_reads_in_flight,
         closed_agents_say_so,
         full_inbox_drops_and_counts,
@@ -91,6 +93,11 @@ mod tcp_only {
     #[test]
     fn a_successor_at_the_same_address() {
         run(Tcp, hostile::a_successor_at_the_same_address);
+    }
+
+    #[test]
+    fn reads_of_a_region_that_is_gone() {
+        run(Tcp, hostile::reads_of_a_region_that_is_gone);
     }
 
     #[test]
