@@ -170,7 +170,9 @@ impl Agent {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let queued = self.inner.shared.notifications.len() as u64;
-        self.inner.shared.counters.snapshot(queued)
+        let mut snapshot = self.inner.shared.counters.snapshot(queued);
+        self.inner.backend.observe(&mut snapshot);
+        snapshot
     }
 
     /// This agent's name.

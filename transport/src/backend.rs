@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use crate::config::{AgentConfig, BackendChoice, BackendKind, Limits, UcxBuild};
-use crate::counters::{Counters, Held};
+use crate::counters::{Counters, Held, Snapshot};
 use crate::error::Error;
 use crate::metadata::Metadata;
 use crate::notifications::{Notification, Notifications};
@@ -73,6 +73,9 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// of this agent is under way in it, and none will be posted. What peers get that read it all
     /// the same is up to the backend.
     fn deregister(&self, region: &RegionCore) -> Result<(), Error>;
+
+    /// Adds what only the backend knows.
+    fn observe(&self, _snapshot: &mut Snapshot) {}
 
     /// Where peers reach this agent, in the backend's own encoding.
     fn address(&self) -> Result<Bytes, Error>;

@@ -29,8 +29,8 @@ pub struct Snapshot {
     pub transfers_total: u64,
     /// Keys to the memory of peers. `None` for TCP, which has none.
     pub rkeys: Option<u64>,
-    /// Regions in UCX's registration cache: this agent's, and those that outlived their
-    /// deregistration. `None` for TCP, and where a UCX does not tell.
+    /// Regions in the registration caches of UCX in this process: what is registered, and what
+    /// has outlived its deregistration. `None` for TCP, and where a UCX does not tell.
     pub rcache_regions: Option<u64>,
     /// Bytes in them; `None` as above.
     pub rcache_bytes: Option<u64>,
@@ -47,6 +47,7 @@ pub(crate) struct Counters {
     pub(crate) regions: Gauge,
     pub(crate) registered_bytes: Gauge,
     pub(crate) endpoints: Gauge,
+    pub(crate) rkeys: Gauge,
     pub(crate) connections_accepted: Gauge,
     pub(crate) transfers_in_flight: Gauge,
     pub(crate) bytes_read: AtomicU64,

@@ -71,7 +71,7 @@ impl Context {
 impl Drop for Context {
     fn drop(&mut self) {
         // SAFETY: initialised by us, and the last user: workers and registrations hold an `Rc`.
-        unsafe { (self.ucx.f.ucp_cleanup)(self.handle) };
+        self.ucx.rcache.while_nobody_reads(|| unsafe { (self.ucx.f.ucp_cleanup)(self.handle) });
     }
 }
 

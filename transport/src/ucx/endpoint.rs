@@ -12,6 +12,7 @@ use super::ffi::{
 };
 use super::wire;
 use super::worker::Worker;
+use crate::counters::Held;
 
 /// A connection to a peer's worker. Must be closed, and its operations ended, before it drops.
 pub(super) struct Endpoint {
@@ -45,11 +46,11 @@ impl Endpoint {
         Ok(Self { worker: Rc::clone(worker), handle, link, closed: false })
     }
 
-    /// Makes a key from metadata usable on this endpoint.
+    /// Makes a key from metadata usable on this endpoint, counted while it lives.
     ///
     /// # Errors
     /// What UCX finds wrong with it.
-    pub(super) fn unpack(&self, key: &[u8]) -> Result<RemoteKey, Status> {
+    pub(super) fn unpack(&self, key: &[u8], counted: Held) -> Result<RemoteKey, Status> {
         if self.closed {
             return Err(Status::CANCELED);
         }
@@ -63,7 +64,7 @@ impl Endpoint {
         if !status.is_ok() {
             return Err(status);
         }
-        Ok(RemoteKey { worker: Rc::clone(&self.worker), handle })
+        Ok(RemoteKey { worker: Rc::clone(&self.worker), handle, _counted: counted })
     }
 
     /// Reads `len` bytes at `remote` in the peer's memory into `local`.
@@ -145,6 +146,7 @@ impl Drop for Endpoint {
 pub(super) struct RemoteKey {
     worker: Rc<Worker>,
     handle: ucp_rkey_h,
+    _counted: Held,
 }
 
 impl Drop for RemoteKey {

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use libloading::os::unix::{Library, RTLD_LAZY, RTLD_LOCAL, RTLD_NOW};
 
 use super::ffi::{Functions, Status};
+use super::rcache::{Files, Rcache};
 use crate::config::{BackendKind, UcxBuild};
 use crate::error::Error;
 
@@ -39,6 +40,7 @@ impl fmt::Display for Version {
 pub(super) struct Ucx {
     pub(super) f: Functions,
     pub(super) version: Version,
+    pub(super) rcache: Rcache,
     libucp: PathBuf,
 }
 
@@ -96,7 +98,9 @@ impl Ucx {
                 OLDEST.minor
             )));
         }
-        Ok(Self { f, version, libucp: build.libucp.clone() })
+        // SAFETY: as for `Functions::load`; the version has been checked.
+        let rcache = Rcache::new(unsafe { Files::load(library) });
+        Ok(Self { f, version, rcache, libucp: build.libucp.clone() })
     }
 
     /// UCX's words for a status, with its number: `Connection reset by remote peer (status -25)`.

@@ -380,7 +380,8 @@ impl Link {
     fn unpack_keys(&self) -> Result<Vec<RemoteKey>, Error> {
         let unpack = |region: &crate::metadata::RemoteRegion| {
             let key = wire::unframe_key(&region.remote_key).map_err(bad)?;
-            self.endpoint.unpack(key).map_err(|status| {
+            let counted = self.shared.counters.rkeys.hold(1);
+            self.endpoint.unpack(key, counted).map_err(|status| {
                 bad(format!("ucp_ep_rkey_unpack: {}", self.worker.ucx().describe(status)))
             })
         };

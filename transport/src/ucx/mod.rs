@@ -13,6 +13,7 @@
 //! - `context`, `worker`, `endpoint`: owners of UCX's objects; children keep parents alive.
 //! - `events`: what callbacks write down. `wire`: what agents say to each other.
 //! - `flow`: which block to read next, within a bound. `link`: the life of one connection.
+//! - `rcache`: what UCX's registration cache holds, for snapshots.
 //! - `queue`, `progress`: the thread. `handle`: a link as seen from elsewhere.
 //!
 //! # Memory handles
@@ -50,6 +51,7 @@ mod library;
 mod link;
 mod progress;
 mod queue;
+mod rcache;
 mod settings;
 mod wire;
 mod worker;
@@ -68,11 +70,14 @@ use self::progress::{Command, Opened};
 use self::queue::Queue;
 use crate::backend::{Backend, BoxFuture, Link, Probe, Shared};
 use crate::config::{AgentConfig, BackendKind, UcxBuild};
+use crate::counters::Snapshot;
 use crate::error::Error;
 use crate::metadata::Metadata;
 use crate::region::RegionCore;
 
 struct UcxBackend {
+    ucx: &'static Ucx,
+    shared: Arc<Shared>,
     opened: Opened,
     queue: Arc<Queue<Command>>,
     next_link: AtomicU32,
@@ -96,6 +101,7 @@ pub(crate) async fn open(
     let (tell, opened) = oneshot::channel();
     let thread = {
         let (config, queue, over) = (config.clone(), Arc::clone(&queue), over.clone().drop_guard());
+        let shared = Arc::clone(&shared);
         let body = move || {
             progress::run(ucx, &config, shared, &queue, tell);
             drop(over);
@@ -105,7 +111,8 @@ pub(crate) async fn open(
     };
     let opened = opened.await.unwrap_or_else(|_| Err(refused("its thread ended".into())))?;
     let thread = Mutex::new(Some(thread));
-    Ok(Arc::new(UcxBackend { opened, queue, next_link: AtomicU32::new(0), over, thread }))
+    let next_link = AtomicU32::new(0);
+    Ok(Arc::new(UcxBackend { ucx, shared, opened, queue, next_link, over, thread }))
 }
 
 /// Whether `build` can be loaded, without opening anything in it.
@@ -152,6 +159,15 @@ impl Backend for UcxBackend {
 
     fn address(&self) -> Result<Bytes, Error> {
         Ok(self.opened.address.clone())
+    }
+
+    fn observe(&self, snapshot: &mut Snapshot) {
+        snapshot.rkeys = Some(self.shared.counters.rkeys.get());
+        if let Some(figures) = self.ucx.rcache.figures() {
+            snapshot.rcache_regions = Some(figures.regions);
+            snapshot.rcache_bytes = Some(figures.bytes);
+            snapshot.rcache_queue = Some(figures.queue);
+        }
     }
 
     fn connect(&self, metadata: Arc<Metadata>) -> BoxFuture<'_, Result<Arc<dyn Link>, Error>> {

@@ -157,6 +157,11 @@ mod ucx_alone {
     }
 
     #[test]
+    fn snapshots_show_keys_and_the_cache() {
+        run(Ucx, ucx_only::snapshots_show_keys_and_the_cache);
+    }
+
+    #[test]
     fn two_that_read_from_each_other() {
         run(Ucx, ucx_only::two_that_read_from_each_other);
     }

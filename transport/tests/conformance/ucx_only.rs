@@ -1,6 +1,8 @@
 //! What is UCX's own: addresses and keys in frames, an answer to every hello, sockets that outlive
 //! their endpoints for a while.
 
+use pdlab_transport::Mapping;
+
 use crate::bad_input::reseal;
 use crate::peer_process::PeerProcess;
 use crate::support::{
@@ -89,4 +91,19 @@ pub(crate) async fn two_that_read_from_each_other(backend: Backend) {
         assert_eq!(notified(&two).await.payload, "1");
         assert_eq!(notified(&one).await.payload, "2");
     }
+}
+
+/// Other tests have contexts in this process too, whose caches are counted with ours.
+pub(crate) async fn snapshots_show_keys_and_the_cache(backend: Backend) {
+    let (server, _source) = backend.server("server", LEN, 1).await;
+    let _extra = server.register(Mapping::anonymous(LEN).unwrap()).unwrap();
+    let (client, _region) = backend.client("client", LEN).await;
+    let peer = connect(&client, &server).await;
+    let snapshot = client.snapshot();
+    assert_eq!((snapshot.rkeys, server.snapshot().rkeys), (Some(2), Some(0)));
+    assert!(snapshot.rcache_regions.is_some_and(|regions| regions >= 3), "{snapshot:?}");
+    assert!(snapshot.rcache_bytes.is_some_and(|bytes| bytes >= 3 * LEN as u64), "{snapshot:?}");
+    assert!(snapshot.rcache_queue.is_some(), "{snapshot:?}");
+    peer.close().await;
+    assert_eq!(client.snapshot().rkeys, Some(0));
 }
