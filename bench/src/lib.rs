@@ -1,6 +1,7 @@
 //! Loads and measures: arrivals, datasets, client, cluster, records, reports.
 
 pub mod cluster;
+pub mod matrix;
 pub mod repro;
 pub mod run_dir;
 pub mod serve;
