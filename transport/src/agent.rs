@@ -66,19 +66,27 @@ impl Agent {
             let reason = format!("its name has 1 to {MAX_NAME_BYTES} bytes, this one has {len}");
             return Err(Error::BadConfig { reason });
         }
-        let limits = &config.limits;
+        let (limits, faults) = (&config.limits, config.faults);
+        let notifications = if faults.keep_notifications {
+            Notifications::that_stay()
+        } else {
+            Notifications::new(limits.notifications_queued, limits.notifications_queued_bytes)
+        };
         let shared = Arc::new(Shared {
             name: config.name.clone(),
             instance: random(),
             limits: limits.clone(),
             counters: Counters::default(),
-            notifications: Notifications::new(
-                limits.notifications_queued,
-                limits.notifications_queued_bytes,
-            ),
+            notifications,
+            faults,
+            kept_transfers: Arc::default(),
             runtime: Handle::current(),
         });
         let (backend, why) = backend::open(&config, &shared).await?;
+        if faults.keep_rkeys && backend.kind() != BackendKind::Ucx {
+            let reason = format!("{} has no remote keys that could be kept", backend.kind());
+            return Err(Error::BadConfig { reason });
+        }
         tracing::debug!(name = %config.name, backend = %backend.kind(), %why, "agent opened");
         let inner = Inner {
             shared,
@@ -213,6 +221,7 @@ impl Agent {
             drop(inner.regions());
             inner.backend.close().await?;
             inner.regions().registered.clear();
+            inner.shared.kept_transfers.clear();
             inner.shared.notifications.close();
             *closed = true;
         }

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use crate::config::{AgentConfig, BackendChoice, BackendKind, Limits, UcxBuild};
 use crate::counters::{Counters, Held, Snapshot};
 use crate::error::Error;
+use crate::faults::{Faults, KeptTransfer, KeptTransfers};
 use crate::metadata::Metadata;
 use crate::notifications::{Notification, Notifications};
 use crate::region::{ExclusiveClaim, RegionCore};
@@ -40,6 +41,9 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) counters: Counters,
     pub(crate) notifications: Notifications,
+    pub(crate) faults: Faults,
+    /// Empty without [`Faults::keep_transfers`].
+    pub(crate) kept_transfers: Arc<KeptTransfers>,
     /// The runtime in which the agent was opened; for tasks that a destructor must start.
     pub(crate) runtime: Handle,
 }
@@ -144,6 +148,8 @@ pub(crate) struct Transfer {
     in_flight: Held,
     slot: OwnedSemaphorePermit,
     cancelled: Arc<AtomicBool>,
+    /// Some: where the handle goes instead of being released.
+    keeper: Option<Arc<KeptTransfers>>,
     done: oneshot::Sender<Result<(), Error>>,
 }
 
@@ -154,10 +160,13 @@ impl Transfer {
         notification: Option<Bytes>,
         in_flight: Held,
         slot: OwnedSemaphorePermit,
+        keeper: Option<Arc<KeptTransfers>>,
     ) -> (Self, oneshot::Receiver<Result<(), Error>>) {
         let (done, result) = oneshot::channel();
         let cancelled = Arc::default();
-        (Self { claim, blocks, notification, in_flight, slot, cancelled, done }, result)
+        let transfer =
+            Self { claim, blocks, notification, in_flight, slot, cancelled, keeper, done };
+        (transfer, result)
     }
 
     /// A flag to set when nobody waits for the result any more.
@@ -192,8 +201,12 @@ impl Transfer {
 
     /// Ends the transfer: the local bytes are free from here on.
     pub(crate) fn finish(self, result: Result<(), Error>) {
-        let Self { claim, in_flight, slot, done, .. } = self;
-        drop((claim, in_flight, slot));
+        let Self { claim, blocks, in_flight, slot, keeper, done, .. } = self;
+        drop((claim, slot));
+        match keeper {
+            None => drop(in_flight),
+            Some(keeper) => keeper.push(KeptTransfer { _blocks: blocks, _in_flight: in_flight }),
+        }
         // Nobody may be waiting any more; then there is nobody to tell.
         let _ = done.send(result);
     }

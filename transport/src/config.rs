@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::faults::Faults;
+
 /// A way of moving bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -120,6 +122,8 @@ pub struct AgentConfig {
     pub ucx_variables: BTreeMap<String, String>,
     /// Bounds. The defaults suit one engine with a handful of peers.
     pub limits: Limits,
+    /// Mistakes to make on purpose. Default: none.
+    pub faults: Faults,
 }
 
 impl AgentConfig {
@@ -133,6 +137,7 @@ impl AgentConfig {
             ucx: None,
             ucx_variables: BTreeMap::new(),
             limits: Limits::default(),
+            faults: Faults::default(),
         }
     }
 }
@@ -140,7 +145,7 @@ impl AgentConfig {
 /// Bounds on everything that a peer or a caller could otherwise grow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Regions that may be registered. Default 64.
+    /// Regions that may be registered at a time. Default 64.
     pub regions: usize,
     /// Descriptors in one read. Default 65,536: a prompt of 8,192 tokens in 16-token blocks over
     /// 80 layers, one descriptor per layer, needs 40,960. A TCP server refuses larger requests.

@@ -18,6 +18,7 @@
 //!   `ucx`) opens libucp at run time.
 //! - [`builds`]: which UCX to open: versions to fetch, the system's, or a path.
 //! - `counters`, `notifications`: what the [`Snapshot`] shows, and the bounded inbox.
+//! - `faults`: releases that are left out on purpose, off unless asked for.
 //! - [`config`], [`error`]: limits with their defaults; every way to fail, with its cure.
 //!
 //! # Example
@@ -78,6 +79,7 @@ mod claims;
 pub mod config;
 mod counters;
 pub mod error;
+mod faults;
 pub mod mapping;
 mod metadata;
 mod notifications;
@@ -92,6 +94,7 @@ pub use backend::{Probe, probe};
 pub use config::{AgentConfig, BackendChoice, BackendKind, Limits, UcxBuild};
 pub use counters::Snapshot;
 pub use error::Error;
+pub use faults::Faults;
 pub use mapping::Mapping;
 pub use metadata::{BlockLayout, RemoteRegion};
 pub use notifications::Notification;

@@ -20,6 +20,8 @@ pub struct Notification {
 pub(crate) struct Notifications {
     max_count: usize,
     max_bytes: usize,
+    /// The fault: what was handed out stays in the queue.
+    stay: bool,
     queue: Mutex<Queue>,
     arrived: Notify,
 }
@@ -27,24 +29,32 @@ pub(crate) struct Notifications {
 #[derive(Debug, Default)]
 struct Queue {
     waiting: VecDeque<Notification>,
+    /// How many of them were handed out; 0 unless they stay.
+    seen: usize,
     bytes: usize,
     closed: bool,
 }
 
 impl Notifications {
     pub(crate) fn new(max_count: usize, max_bytes: usize) -> Self {
-        Self { max_count, max_bytes, queue: Mutex::default(), arrived: Notify::new() }
+        Self { max_count, max_bytes, stay: false, queue: Mutex::default(), arrived: Notify::new() }
+    }
+
+    /// A queue that is read and never emptied, and so cannot have a bound.
+    pub(crate) fn that_stay() -> Self {
+        Self { stay: true, ..Self::new(usize::MAX, usize::MAX) }
     }
 
     /// Queues a notification. False if it was dropped, for want of room or after `close`.
     pub(crate) fn push(&self, notification: Notification) -> bool {
         let size = size_of_one(&notification);
         let mut queue = self.lock();
-        let full = queue.waiting.len() >= self.max_count || queue.bytes + size > self.max_bytes;
+        let bytes = queue.bytes.saturating_add(size);
+        let full = queue.waiting.len() >= self.max_count || bytes > self.max_bytes;
         if full || queue.closed {
             return false;
         }
-        queue.bytes += size;
+        queue.bytes = bytes;
         queue.waiting.push_back(notification);
         drop(queue);
         self.arrived.notify_one();
@@ -63,9 +73,8 @@ impl Notifications {
                     self.arrived.notify_one();
                     return None;
                 }
-                if let Some(notification) = queue.waiting.pop_front() {
-                    queue.bytes -= size_of_one(&notification);
-                    if !queue.waiting.is_empty() {
+                if let Some(notification) = self.take(&mut queue) {
+                    if queue.seen < queue.waiting.len() {
                         // One permit may stand for many arrivals: pass it to the next waiter.
                         self.arrived.notify_one();
                     }
@@ -74,6 +83,17 @@ impl Notifications {
             }
             arrived.await;
         }
+    }
+
+    fn take(&self, queue: &mut Queue) -> Option<Notification> {
+        if self.stay {
+            let notification = queue.waiting.get(queue.seen)?.clone();
+            queue.seen += 1;
+            return Some(notification);
+        }
+        let notification = queue.waiting.pop_front()?;
+        queue.bytes -= size_of_one(&notification);
+        Some(notification)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -85,7 +105,7 @@ impl Notifications {
         let mut queue = self.lock();
         queue.closed = true;
         queue.waiting.clear();
-        queue.bytes = 0;
+        (queue.seen, queue.bytes) = (0, 0);
         drop(queue);
         self.arrived.notify_waiters();
         self.arrived.notify_one();
@@ -128,6 +148,19 @@ mod tests {
         assert!(!inbox.push(note(b"")), "the name counts as well");
         inbox.next().await;
         assert!(inbox.push(note(b"")));
+    }
+
+    #[tokio::test]
+    async fn what_stays_is_handed_out_once_and_in_order() {
+        let inbox = Notifications::that_stay();
+        assert!(inbox.push(note(b"1")) && inbox.push(note(b"2")));
+        assert_eq!(inbox.next().await, Some(note(b"1")));
+        assert_eq!(inbox.next().await, Some(note(b"2")));
+        assert!(inbox.push(note(b"3")));
+        assert_eq!(inbox.next().await, Some(note(b"3")));
+        assert_eq!(inbox.len(), 3);
+        inbox.close();
+        assert_eq!((inbox.next().await, inbox.len()), (None, 0));
     }
 
     #[tokio::test]

@@ -172,7 +172,10 @@ impl Peer {
             let ranges = blocks.iter().map(Block::range).collect();
             let claim = ExclusiveClaim::for_transfer(&region.core, ranges)?;
             let in_flight = peer.agent.shared.counters.transfers_in_flight.hold(1);
-            let (transfer, result) = Transfer::new(claim, blocks, notification, in_flight, slot);
+            let shared = &peer.agent.shared;
+            let keeper = shared.faults.keep_transfers.then(|| Arc::clone(&shared.kept_transfers));
+            let (transfer, result) =
+                Transfer::new(claim, blocks, notification, in_flight, slot, keeper);
             let cancelled = transfer.cancelled();
             let mut wait = Wait { peer, expires, cancelled, result: Some(result) };
             peer.link.post(transfer);

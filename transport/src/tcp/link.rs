@@ -105,10 +105,14 @@ impl TcpLink {
         let (outgoing, queue) = mpsc::unbounded_channel();
         let gone = status.gone.clone().drop_guard();
         let task = run(stream, Arc::clone(&status), outgoing.downgrade(), queue);
+        let keeper = context.shared.faults.keep_endpoints.then(|| Arc::clone(context));
         context.tasks.spawn_on(
             async move {
-                task.await;
-                drop(held);
+                let stream = task.await;
+                match keeper {
+                    None => drop((stream, held)),
+                    Some(context) => context.kept().push((stream, held)),
+                }
                 drop(gone);
             },
             &context.shared.runtime,
@@ -168,13 +172,13 @@ impl InFlight {
     }
 }
 
-/// Runs a connection to its end, then finishes what is left.
+/// Runs a connection to its end, then finishes what is left. Returns the socket, to be closed.
 async fn run(
     mut stream: TcpStream,
     status: Arc<Status>,
     acknowledge: mpsc::WeakUnboundedSender<Outgoing>,
     mut queue: mpsc::UnboundedReceiver<Outgoing>,
-) {
+) -> TcpStream {
     let in_flight = InFlight::default();
     let (from, to) = stream.split();
     // Whichever arm ends, the other futures are dropped: from here on nothing writes to memory.
@@ -184,7 +188,6 @@ async fn run(
         reason = receive_all(from, &in_flight, &acknowledge) => Some(reason),
         reason = send_all(to, &in_flight, &mut queue, &status) => Some(reason),
     };
-    drop(stream);
     if let Some(reason) = reason {
         let _ = status.reason.set(reason);
     }
@@ -196,6 +199,7 @@ async fn run(
     while let Some(unsent) = queue.recv().await {
         fail(unsent, &status);
     }
+    stream
 }
 
 /// Ends what could not be sent.

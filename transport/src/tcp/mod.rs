@@ -20,7 +20,7 @@ mod wire;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,6 +32,7 @@ use tokio_util::task::TaskTracker;
 use self::link::TcpLink;
 use crate::backend::{Backend, BoxFuture, Link, Shared};
 use crate::config::{AgentConfig, BackendKind};
+use crate::counters::Held;
 use crate::error::Error;
 use crate::metadata::Metadata;
 use crate::region::RegionCore;
@@ -47,11 +48,17 @@ struct Context {
     /// Cancelled at the end; every link and connection has a child of it.
     ended: CancellationToken,
     tasks: TaskTracker,
+    /// Sockets of ended connections; empty without [`Faults::keep_endpoints`](crate::Faults).
+    kept: Mutex<Vec<(TcpStream, Held)>>,
 }
 
 impl Context {
     fn regions(&self) -> RwLockReadGuard<'_, Regions> {
         self.regions.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Vec<(TcpStream, Held)>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn regions_mut(&self) -> RwLockWriteGuard<'_, Regions> {
@@ -83,6 +90,7 @@ pub(crate) async fn open(
         regions: RwLock::default(),
         ended: CancellationToken::new(),
         tasks: TaskTracker::new(),
+        kept: Mutex::default(),
     });
     context.tasks.spawn(server::accept(listener, Arc::clone(&context)));
     Ok(Arc::new(TcpBackend { context, address }))
@@ -130,6 +138,7 @@ impl Backend for TcpBackend {
             self.context.tasks.close();
             self.context.tasks.wait().await;
             self.context.regions_mut().clear();
+            self.context.kept().clear();
             Ok(())
         })
     }

@@ -56,9 +56,13 @@ pub(super) struct Link {
     token: u64,
     /// Notifications were sent after it, so that its answer will not confirm them.
     unconfirmed: bool,
+    /// The fault [`Faults::keep_endpoints`](crate::Faults), until the agent closes.
+    keeps_endpoint: bool,
     // The following drop in this order: keys before the endpoint, and only then is it uncounted.
     /// In the order of the metadata's regions.
     keys: Vec<RemoteKey>,
+    /// Keys of earlier transfers; empty without [`Faults::keep_rkeys`](crate::Faults).
+    kept_keys: Vec<RemoteKey>,
     endpoint: Endpoint,
     _counted: Held,
     metadata: Arc<Metadata>,
@@ -71,8 +75,14 @@ enum Phase {
     Greeting(Reply),
     Open,
     Leaving,
-    Draining { until: Instant },
-    Closing { endpoint_closes: bool },
+    Draining {
+        until: Instant,
+    },
+    Closing {
+        endpoint_closes: bool,
+    },
+    /// Over for everybody, but the endpoint stays open until the agent closes.
+    Kept,
 }
 
 struct Message {
@@ -121,7 +131,9 @@ impl Link {
             sending: None,
             token: u64::from(state.id) << 32,
             unconfirmed: false,
+            keeps_endpoint: shared.faults.keep_endpoints,
             keys: Vec::new(),
+            kept_keys: Vec::new(),
             endpoint,
             _counted: shared.counters.endpoints.hold(1),
             metadata,
@@ -137,6 +149,13 @@ impl Link {
     pub(super) fn post(&mut self, transfer: Transfer, memory: &Memory) {
         if self.is_ending() {
             return transfer.finish(Err(self.state.lost()));
+        }
+        if self.shared.faults.keep_rkeys {
+            match self.unpack_keys() {
+                // What is under way keeps using the old ones.
+                Ok(keys) => self.kept_keys.extend(std::mem::replace(&mut self.keys, keys)),
+                Err(error) => return transfer.finish(Err(error)),
+            }
         }
         let blocks = transfer.blocks().len();
         self.flow.push(transfer, blocks);
@@ -207,7 +226,10 @@ impl Link {
 
     /// Lets go in good order: ends the link once the peer has confirmed what it was sent.
     pub(super) fn leave(&mut self) {
-        if matches!(self.phase, Phase::Open) && self.unconfirmed {
+        self.keeps_endpoint = false;
+        if matches!(self.phase, Phase::Kept) {
+            self.close_endpoint();
+        } else if matches!(self.phase, Phase::Open) && self.unconfirmed {
             self.phase = Phase::Leaving;
             self.say_hello();
         } else {
@@ -412,12 +434,21 @@ impl Link {
         }
     }
 
-    /// Closes the endpoint, which ends everything that is outstanding.
+    /// Ends the link: closes the endpoint, which ends everything that is outstanding.
     fn end_by_force(&mut self) {
-        if matches!(self.phase, Phase::Closing { .. }) {
+        if matches!(self.phase, Phase::Closing { .. } | Phase::Kept) {
             return;
         }
         self.give_up();
+        if self.keeps_endpoint && self.is_idle() {
+            self.phase = Phase::Kept;
+            self.state.set_gone();
+        } else {
+            self.close_endpoint();
+        }
+    }
+
+    fn close_endpoint(&mut self) {
         // May end operations right in here; their events come after this.
         let endpoint_closes = matches!(self.endpoint.close(), Posted::Pending);
         self.phase = Phase::Closing { endpoint_closes };
@@ -425,7 +456,7 @@ impl Link {
 
     /// Nothing takes part in this link any more but what is outstanding.
     fn is_ending(&self) -> bool {
-        matches!(self.phase, Phase::Draining { .. } | Phase::Closing { .. })
+        matches!(self.phase, Phase::Draining { .. } | Phase::Closing { .. } | Phase::Kept)
     }
 
     /// UCX holds none of our memory.

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::context::{Context, Registration};
 use super::events::{self, Event, LinkId, Tag};
+use super::ffi::Request;
 use super::handle::LinkState;
 use super::library::Ucx;
 use super::link::{Link, Memory, Reply};
@@ -136,6 +137,8 @@ struct Progress<'a> {
     // These drop in this order, and each holds what it needs of the next.
     links: BTreeMap<LinkId, Link>,
     memory: Memory,
+    /// Requests of finished gets; empty without [`Faults::keep_transfers`](crate::Faults).
+    kept_requests: Vec<Request>,
     worker: Rc<Worker>,
     context: Rc<Context>,
     /// Empty lists that keep their capacity.
@@ -159,6 +162,7 @@ impl<'a> Progress<'a> {
             leave_until: None,
             links: BTreeMap::new(),
             memory: Memory::new(),
+            kept_requests: Vec::new(),
             worker,
             context,
             spare_commands: VecDeque::new(),
@@ -181,6 +185,9 @@ impl<'a> Progress<'a> {
             if !busy && !self.is_over() {
                 self.sleep();
             }
+        }
+        for request in self.kept_requests {
+            self.worker.free(request);
         }
     }
 
@@ -263,7 +270,12 @@ impl<'a> Progress<'a> {
         match event {
             Event::Ended { tag, status, request } => {
                 if let Some(request) = request {
-                    self.worker.free(request);
+                    match tag {
+                        Tag::Get { .. } if self.shared.faults.keep_transfers => {
+                            self.kept_requests.push(request);
+                        }
+                        _ => self.worker.free(request),
+                    }
                 }
                 let (Tag::Get { link, .. } | Tag::Send { link } | Tag::Close { link }) = tag;
                 if let Some(link) = self.links.get_mut(&link) {

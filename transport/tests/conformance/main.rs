@@ -7,13 +7,14 @@
 //! - `reads`: bytes arrive where they should, and notifications after them.
 //! - `bad_input`: damaged and forged metadata, ranges, sizes.
 //! - `failures`: peers that are killed or stopped, cancelled reads, reconnects.
-//! - `lifecycle`: everything returns to zero.
+//! - `lifecycle`: everything returns to zero. `faults`: but for what is kept on purpose, until close.
 //! - `hostile`: what only TCP can check, because its server is ours. `ucx_only`: what is UCX's own.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod bad_input;
 mod failures;
+mod faults;
 mod hostile;
 mod lifecycle;
 mod peer_process;
@@ -78,6 +79,11 @@ on_every_backend! {
         closed_agents_say_so,
         full_inbox_drops_and_counts,
         no_descriptor_and_no_thread_stays_behind;
+    faults:
+        kept_transfers,
+        kept_keys,
+        kept_endpoints,
+        kept_notifications;
 }
 
 mod tcp_only {
