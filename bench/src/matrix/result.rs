@@ -148,7 +148,7 @@ pub struct CellResult {
     pub requests_per_s: Option<f64>,
     /// The same as a multiple, paired like `cost_ratio`. Null for the default.
     pub requests_ratio: Option<f64>,
-    /// 99th percentile of the time from when a request was due to its last token, milliseconds.
+    /// 99th percentile of the time to the last token of a request, milliseconds.
     pub latency_p99_ms: Option<f64>,
     /// Its runs, by [`Run::order`].
     pub runs: Vec<u32>,
@@ -213,8 +213,7 @@ pub struct Measured {
     pub requests_failed: u64,
     /// Requests answered per second of measurement.
     pub requests_per_s: f64,
-    /// 99th percentile of the time from when a request was due to its last token, warm-up
-    /// included, milliseconds.
+    /// 99th percentile of the time to the last token of a request, milliseconds.
     pub latency_p99_ms: f64,
 }
 

@@ -82,6 +82,9 @@ pub struct Requests {
     pub errors: BTreeMap<String, u64>,
     /// Answered per second of measurement.
     pub per_s: f64,
+    /// 99th percentile of the time to the last token, milliseconds, warm-up left out; 0 if none
+    /// was answered after it.
+    pub latency_p99_ms: f64,
 }
 
 impl Measurement {
@@ -154,6 +157,7 @@ async fn measure(
     ));
     let load = warm_up(cell, cluster, load).await?;
     let loaded = load.counts().completed;
+    load.forget_latencies();
 
     let watch = Watch::open(cluster, scenario.role)?;
     let before = watch.layout(cluster)?;
@@ -176,6 +180,7 @@ async fn measure(
     let requests = Requests {
         completed: report.totals.completed,
         failed: report.totals.failed + report.aborted(),
+        latency_p99_ms: 1e3 * report.totals.e2el.percentiles(&[99.0])[0],
         errors: report.totals.errors,
         per_s: answered as f64 / duration_s,
     };

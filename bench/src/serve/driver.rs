@@ -80,6 +80,11 @@ impl Ledger {
         (self.sent.load(Ordering::Relaxed), std::mem::take(&mut *self.lock()))
     }
 
+    /// Forgets how long requests have taken so far; their counts stay.
+    pub(super) fn forget_latencies(&self) {
+        self.lock().totals.forget_latencies();
+    }
+
     fn add(&self, mut record: Record) {
         let mut over = self.lock();
         over.totals.add(&record, &self.goodput);

@@ -144,6 +144,12 @@ impl LoadHandle {
         self.ledger.counts(self.client.steps())
     }
 
+    /// Forgets how long requests have taken so far, so that the report's latencies are those of
+    /// what ends from here on: the first requests of a fresh server are no measure of it.
+    pub fn forget_latencies(&self) {
+        self.ledger.forget_latencies();
+    }
+
     /// Sends nothing more, waits for what is under way (at most the drain timeout, then it is
     /// aborted), and reports.
     ///

@@ -186,6 +186,20 @@ impl Totals {
         self.count_seconds(record);
     }
 
+    /// Forgets how long requests took; their counts stay.
+    pub fn forget_latencies(&mut self) {
+        let latencies = [
+            &mut self.ttft,
+            &mut self.tpot,
+            &mut self.itl,
+            &mut self.e2el,
+            &mut self.queue,
+            &mut self.e2el_with_queue,
+            &mut self.schedule_error,
+        ];
+        latencies.into_iter().for_each(|latency| *latency = Distribution::default());
+    }
+
     /// Most tokens that came within one second of the load.
     pub fn max_output_tokens_per_s(&self) -> u64 {
         self.seconds.iter().map(|second| second.tokens).max().unwrap_or(0)

@@ -47,6 +47,18 @@ async fn counts_grow_and_agree_with_the_report() {
 }
 
 #[tokio::test]
+async fn latencies_can_begin_anew_while_counts_go_on() {
+    let fake = Fake::start(|ask| Script::completion(ask, 2, 0, 0)).await;
+    let load = Load::start(config(&fake, Rate::PerSecond(400.0))).await.unwrap();
+    let before = until(&load, |counts| counts.completed >= 20).await.completed;
+    load.forget_latencies();
+    until(&load, |counts| counts.completed >= before + 20).await;
+    let totals = load.stop().await.unwrap().totals;
+    assert!(totals.e2el.count() >= 10, "{}", totals.e2el.count());
+    assert!(totals.e2el.count() + before <= totals.completed, "the first are not in it");
+}
+
+#[tokio::test]
 async fn a_closed_loop_keeps_its_slots_busy_and_never_queues() {
     let fake = Fake::start(|ask| Script::completion(ask, 1, 2, 0)).await;
     let mut config = config(&fake, Rate::Unlimited);
