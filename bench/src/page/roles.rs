@@ -1,0 +1,108 @@
+//! Every process beside the judged one: where the leak is not.
+
+use maud::{Markup, html};
+
+use pdlab_leak::sample::Sample;
+
+use super::html::table;
+use super::scale::{Notation, Scale};
+use super::svg::{Plot, SMALL, drawing};
+use super::thin::thin;
+use crate::repro::growth::RoleGrowth;
+use crate::repro::words::{amount, change};
+
+/// Readings that are drawn of each.
+const POINTS: usize = 150;
+
+/// RSS of one process over time, from its first reading.
+struct Course<'a> {
+    process: &'a str,
+    /// Seconds and bytes gained.
+    points: Vec<(f64, f64)>,
+    first_bytes: f64,
+}
+
+/// Small plots of all processes in `samples`, the judged one first, and what they gained.
+pub(super) fn roles(samples: &[Sample], judged: &str, growth: &[RoleGrowth]) -> Markup {
+    let courses = courses(samples, judged);
+    let all = || courses.iter().flat_map(|course| &course.points);
+    let high = all().map(|point| point.1).fold(0.0, f64::max);
+    let low = all().map(|point| point.1).fold(0.0, f64::min);
+    let seconds = all().map(|point| point.0).fold(0.0, f64::max);
+    html! {
+        figure {
+            div class="multiples" {
+                @for (i, course) in courses.iter().enumerate() {
+                    @let plot = Plot {
+                        frame: &SMALL,
+                        x: Scale::exact(0.0, seconds, SMALL.x_ticks),
+                        y: Scale::changes(low, high, SMALL.y_ticks),
+                    };
+                    (draw(course, &plot, i, course.process == judged))
+                }
+            }
+            figcaption {
+                "RSS gained since the first reading, over time, all to the same scale. "
+                (judged) " is judged; the others show whether the growth is its own."
+            }
+        }
+        (summary(growth, judged))
+    }
+}
+
+fn courses<'a>(samples: &'a [Sample], judged: &'a str) -> Vec<Course<'a>> {
+    let mut courses: Vec<Course<'a>> = Vec::new();
+    for sample in samples {
+        let (t_s, bytes) = (sample.t_s(), sample.memory.rss_bytes as f64);
+        match courses.iter_mut().find(|course| course.process == sample.process) {
+            Some(course) => course.points.push((t_s, bytes - course.first_bytes)),
+            None => courses.push(Course {
+                process: &sample.process,
+                points: vec![(t_s, 0.0)],
+                first_bytes: bytes,
+            }),
+        }
+    }
+    courses.sort_by_key(|course| course.process != judged);
+    courses
+}
+
+fn draw(course: &Course<'_>, plot: &Plot<'_>, number: usize, judged: bool) -> Markup {
+    let y = Notation::bytes(&plot.y);
+    let x = Notation::counts(&plot.x, "seconds");
+    let gained = course.points.last().map_or(0.0, |point| point.1);
+    let title = format!("{} {}", course.process, change(gained));
+    let spoken = format!("RSS of {} changed by {}.", course.process, change(gained));
+    let drawn = thin(course.points.len(), POINTS, |i| course.points[i].1);
+    let line = plot.line(drawn.iter().map(|i| course.points[*i]));
+    let class = if judged { "readings" } else { "readings quiet" };
+    let body = html! {
+        (plot.axes(&x, &y, x.unit(), y.unit()))
+        path class=(class) d=(line) {}
+    };
+    html! {
+        div {
+            h3 {
+                (course.process)
+                @if judged { " (judged)" }
+                " " span class="number" { (change(gained)) }
+            }
+            (drawing(plot.frame, &format!("role-{number}"), &title, &spoken, &body))
+        }
+    }
+}
+
+fn summary(growth: &[RoleGrowth], judged: &str) -> Markup {
+    let row = |role: &RoleGrowth| {
+        let part = if role.process == judged { "judged" } else { "quiet" };
+        vec![
+            html! { (role.process) },
+            html! { (part) },
+            html! { (change(role.growth_bytes)) },
+            html! { (amount(role.rss_bytes as f64)) },
+        ]
+    };
+    let rows: Vec<Vec<Markup>> = growth.iter().map(row).collect();
+    let columns = ["Process", "Part", "Growth after the warm-up", "RSS at the end"];
+    html! { @if !rows.is_empty() { (table("What each gained, and has", &columns, &rows)) } }
+}
