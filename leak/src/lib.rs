@@ -10,6 +10,7 @@
 //! - [`estimate`]: from readings to a slope with its interval. [`verdict`]: from there to leak, clean or inconclusive.
 //!   Start here: [`verdict::judge`].
 //! - [`scenario`]: what to run and what must come out, as strict TOML. [`result`]: `result.json`.
+//! - [`trace`]: who maps the memory that is gained, by stack.
 //! - [`signature`]: known bugs by the growth they cause, from `signatures.toml`. [`explain`]: all of it in words.
 //! - [`version`]: UCX versions and ranges of them.
 
@@ -24,6 +25,7 @@ pub mod sampler;
 pub mod scenario;
 pub mod signature;
 pub mod smaps;
+pub mod trace;
 pub mod verdict;
 pub mod version;
 pub mod work;
