@@ -44,7 +44,10 @@ fn plan(env: &[(&str, &str)]) -> ClusterPlan {
             per_token: 0.0,
             rate_per_s: 0.0,
         },
+        kv_lease_duration_s: 30.0,
         kv_read_timeout_ms: 1000,
+        reconnect_every: None,
+        faults: Vec::new(),
         seed: 1,
         policy: Policy::RoundRobin,
         listen: ("127.0.0.1".into(), 0),
@@ -108,7 +111,7 @@ async fn a_cluster_starts_answers_and_stops() {
         let snapshot = cluster.snapshot(index).await.unwrap();
         assert_eq!(snapshot.pid, cluster.roles()[index].pid());
     }
-    assert_eq!(cluster.drained().await.unwrap().len(), 4);
+    assert_eq!(cluster.drained(cluster.drain_patience()).await.unwrap().len(), 4);
     let router_log = std::fs::read_to_string(dir.path().join("router.log")).unwrap();
     for decode in cluster.of(Role::Decode) {
         assert!(router_log.contains(&decode.ready().http), "the router knows {}", decode.label());
@@ -292,7 +295,7 @@ async fn blocks_that_never_come_back_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     let plan = plan(&[("FAKE_PREFILL", "hoarder")]);
     let mut cluster = Cluster::start(&plan, dir.path(), PATIENCE, &never()).await.unwrap();
-    let error = cluster.drained().await.unwrap_err();
+    let error = cluster.drained(cluster.drain_patience()).await.unwrap_err();
     assert!(error.to_string().starts_with("prefill-0 still holds 4 KV blocks"), "{error}");
     cluster.stop().await;
 }

@@ -1,13 +1,13 @@
 //! `samples.csv`: one line per reading, numbers only but for the name of the process.
 //!
-//! Columns: `process`, `t_us` (microseconds since the measurement began), the counters of [`Work`] and the readings of
-//! [`Memory`] under their own names. Names are safe by construction (no commas, quotes or line ends), so nothing is
+//! Columns: `process`, `t_us` (microseconds since the measurement began), the counters of [`Work`], the readings of
+//! [`Memory`] and the [`Counts`] under their own names; a count that the process cannot tell is empty. Names are safe by construction (no commas, quotes or line ends), so nothing is
 //! quoted. A reader finds columns by name and ignores those it does not know.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, Write};
 
-use crate::sample::{Memory, Sample};
+use crate::sample::{Counts, Memory, Sample};
 use crate::work::Work;
 
 /// A file of samples cannot be read.
@@ -52,6 +52,12 @@ impl<W: Write> CsvWriter<W> {
         for (_, value) in sample.work.fields().into_iter().chain(sample.memory.fields()) {
             write!(self.out, ",{value}")?;
         }
+        for (_, value) in sample.held.fields() {
+            match value {
+                Some(value) => write!(self.out, ",{value}")?,
+                None => write!(self.out, ",")?,
+            }
+        }
         writeln!(self.out)
     }
 
@@ -72,7 +78,8 @@ pub fn read(reader: impl BufRead) -> Result<Vec<Sample>, CsvError> {
 fn header() -> Vec<&'static str> {
     let counters = Work::default().fields().map(|(name, _)| name);
     let readings = Memory::default().fields().map(|(name, _)| name);
-    ["process", "t_us"].into_iter().chain(counters).chain(readings).collect()
+    let counts = Counts::default().fields().map(|(name, _)| name);
+    ["process", "t_us"].into_iter().chain(counters).chain(readings).chain(counts).collect()
 }
 
 fn is_process_name(name: &str) -> bool {
@@ -114,6 +121,10 @@ impl Columns {
                 .parse::<u64>()
                 .map_err(|_| wrong(line, format!("{name} is {field:?}, which is no whole number")))
         };
+        let known = |name: &str| match fields[self.at[name]] {
+            "" => Ok(None),
+            _ => number(name).map(Some),
+        };
         let process = fields[self.at["process"]];
         if !is_process_name(process) {
             return Err(wrong(line, format!("process is {process:?}, which is no name")));
@@ -129,6 +140,8 @@ impl Columns {
                 kv_bytes: number("kv_bytes")?,
                 blocks_verified: number("blocks_verified")?,
                 corrupt_blocks: number("corrupt_blocks")?,
+                steps: number("steps")?,
+                reconnects: number("reconnects")?,
             },
             memory: Memory {
                 rss_bytes: number("rss_bytes")?,
@@ -145,6 +158,22 @@ impl Columns {
                 locked_bytes: number("locked_bytes")?,
                 threads: number("threads")?,
                 fds: number("fds")?,
+            },
+            held: Counts {
+                kv_blocks: number("kv_blocks")?,
+                kv_blocks_pinned: number("kv_blocks_pinned")?,
+                waiting_remote: number("waiting_remote")?,
+                leases: number("leases")?,
+                regions: number("regions")?,
+                registered_bytes: number("registered_bytes")?,
+                endpoints: number("endpoints")?,
+                transfers_open: number("transfers_open")?,
+                notifications_queued: number("notifications_queued")?,
+                remote_engines: number("remote_engines")?,
+                rkeys: known("rkeys")?,
+                rcache_regions: known("rcache_regions")?,
+                rcache_bytes: known("rcache_bytes")?,
+                rcache_queue: known("rcache_queue")?,
             },
         })
     }
@@ -167,35 +196,58 @@ mod tests {
     }
 
     fn sample() -> impl Strategy<Value = Sample> {
-        let numbers = proptest::collection::vec(any::<u64>(), 22);
-        ("[a-zA-Z0-9._-]{1,12}", numbers).prop_map(|(process, n)| Sample {
-            process,
-            t_us: n[0],
-            work: Work {
-                unmaps: n[1],
-                requests: n[2],
-                transfers: n[3],
-                tokens: n[4],
-                kv_bytes: n[5],
-                blocks_verified: n[6],
-                corrupt_blocks: n[7],
-            },
-            memory: Memory {
-                rss_bytes: n[8],
-                pss_bytes: n[9],
-                anonymous_bytes: n[10],
-                private_bytes: n[11],
-                lazy_free_bytes: n[12],
-                hugetlb_bytes: n[13],
-                swap_bytes: n[14],
-                vm_bytes: n[15],
-                rss_file_bytes: n[16],
-                rss_shmem_bytes: n[17],
-                pinned_bytes: n[18],
-                locked_bytes: n[19],
-                threads: n[20],
-                fds: n[21],
-            },
+        let numbers = proptest::collection::vec(any::<u64>(), 34);
+        let known = proptest::collection::vec(any::<Option<u64>>(), 4);
+        ("[a-zA-Z0-9._-]{1,12}", numbers, known).prop_map(|(process, n, known)| {
+            let mut n = n.into_iter();
+            let mut next = || n.next().expect("there are as many numbers as fields");
+            Sample {
+                process,
+                t_us: next(),
+                work: Work {
+                    unmaps: next(),
+                    requests: next(),
+                    transfers: next(),
+                    tokens: next(),
+                    kv_bytes: next(),
+                    blocks_verified: next(),
+                    corrupt_blocks: next(),
+                    steps: next(),
+                    reconnects: next(),
+                },
+                memory: Memory {
+                    rss_bytes: next(),
+                    pss_bytes: next(),
+                    anonymous_bytes: next(),
+                    private_bytes: next(),
+                    lazy_free_bytes: next(),
+                    hugetlb_bytes: next(),
+                    swap_bytes: next(),
+                    vm_bytes: next(),
+                    rss_file_bytes: next(),
+                    rss_shmem_bytes: next(),
+                    pinned_bytes: next(),
+                    locked_bytes: next(),
+                    threads: next(),
+                    fds: next(),
+                },
+                held: Counts {
+                    kv_blocks: next(),
+                    kv_blocks_pinned: next(),
+                    waiting_remote: next(),
+                    leases: next(),
+                    regions: next(),
+                    registered_bytes: next(),
+                    endpoints: next(),
+                    transfers_open: next(),
+                    notifications_queued: next(),
+                    remote_engines: next(),
+                    rkeys: known[0],
+                    rcache_regions: known[1],
+                    rcache_bytes: known[2],
+                    rcache_queue: known[3],
+                },
+            }
         })
     }
 
@@ -211,13 +263,8 @@ mod tests {
 
     #[test]
     fn a_torn_line_says_what_to_do() {
-        let mut text = String::from_utf8(written(&[Sample {
-            process: "decode-0".into(),
-            t_us: 1,
-            work: Work::default(),
-            memory: Memory::default(),
-        }]))
-        .unwrap();
+        let sample = Sample { process: "decode-0".into(), ..Sample::default() };
+        let mut text = String::from_utf8(written(&[sample])).unwrap();
         text.truncate(text.len() - 8);
         let error = error(&text);
         assert!(error.contains("line 2") && error.contains("delete the line"), "{error}");
@@ -229,18 +276,16 @@ mod tests {
         let values: Vec<String> = (0..header.len() - 2).map(|i| i.to_string()).collect();
         let text = format!("{}\n{},decode-0,x\n", header.join(","), values.join(","));
         let samples = read(text.as_bytes()).unwrap();
-        assert_eq!((samples[0].process.as_str(), samples[0].memory.fds), ("decode-0", 0));
+        assert_eq!(
+            (samples[0].process.as_str(), samples[0].held.rcache_queue),
+            ("decode-0", Some(0))
+        );
         assert_eq!(samples[0].t_us, (header.len() - 3) as u64);
     }
 
     #[test]
     fn a_name_that_would_break_the_line_is_refused() {
-        let bad = Sample {
-            process: "a,b".into(),
-            t_us: 0,
-            work: Work::default(),
-            memory: Memory::default(),
-        };
+        let bad = Sample { process: "a,b".into(), ..Sample::default() };
         let mut writer = CsvWriter::new(Vec::new()).unwrap();
         assert_eq!(writer.write(&bad).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }

@@ -1,6 +1,7 @@
 //! Verdicts in words: plain text, no colours, one sentence or a few per function.
 
-use crate::estimate::{Estimate, Slope, TooFew};
+use crate::estimate::{Estimate, Slope};
+use crate::gauge::{Axes, Gauge};
 use crate::result::{MitigationResult, ReproResult};
 use crate::scenario::{Expectation, Transport};
 use crate::signature::Signature;
@@ -8,41 +9,42 @@ use crate::verdict::{Doubt, Judgement, Verdict, VerdictKind};
 use crate::work::Unit;
 
 /// The verdict in one sentence: `LEAK. 144.0 B per unmap (95 % CI 143.9 to 144.1) over 243,000 unmaps.`
-pub fn verdict(judgement: &Judgement, unit: Unit) -> String {
-    let estimate = judgement.estimate.as_ref();
-    let slope = estimate.map(|estimate| (estimate.slope, estimate.units));
-    found(judgement.verdict.kind(), slope, unit)
-}
-
-/// The same sentence from the file of a result; `units` is the work measured, warm-up included.
-pub fn finding(result: &ReproResult, units: f64) -> String {
-    let slope = || {
-        let (value, low, high) = (result.slope_bytes_per_unit?, result.ci_low?, result.ci_high?);
-        Some((Slope { value, low, high }, units - result.warmup_units.unwrap_or(0.0)))
+pub fn verdict(judgement: &Judgement, axes: Axes) -> String {
+    let word = match judgement.verdict.kind() {
+        VerdictKind::Leak => "LEAK.",
+        VerdictKind::Clean => "CLEAN.",
+        VerdictKind::Inconclusive => "INCONCLUSIVE.",
     };
-    found(result.verdict, slope(), result.unit)
+    match &judgement.estimate {
+        Some(estimate) => format!("{word} {}", slope(estimate, axes)),
+        None => word.to_string(),
+    }
 }
 
 /// Why a verdict is inconclusive and what would decide it; `None` for the others.
-pub fn doubt(judgement: &Judgement, unit: Unit) -> Option<String> {
+pub fn doubt(judgement: &Judgement, axes: Axes) -> Option<String> {
     let Verdict::Inconclusive { why, more_work_factor } = judgement.verdict else { return None };
+    let subject = axes.gauge.subject();
     let reason = match why {
-        Doubt::TooFew(few @ TooFew::NoWork) => return Some(sentence(&few.to_string())),
         Doubt::TooFew(few) => return Some(sentence(&few.to_string())),
-        Doubt::Noisy => "memory varies too much to tell growth from none",
-        Doubt::Slowing => {
-            "memory grows, but more slowly at the end than at the start: a pool may be filling up"
-        }
+        Doubt::Noisy => format!("{subject} varies too much to tell growth from none"),
+        Doubt::Slowing => format!(
+            "{subject} grows, but more slowly at the end than at the start: a pool may be filling up"
+        ),
         Doubt::Stepwise => {
-            "memory grew in a few steps and was flat between them: they may be the last"
+            format!("{subject} grew in a few steps and was flat between them: they may be the last")
         }
-        Doubt::Small => "memory grew by less than 256 KiB, which proves nothing",
-        Doubt::Falling => "memory fell: something is still giving it back, and may hide a leak",
+        Doubt::Small => {
+            format!("{subject} grew by less than {}, which proves nothing", least(axes.gauge))
+        }
+        Doubt::Falling => {
+            format!("{subject} fell: something is still being given back, and may hide a leak")
+        }
     };
     let advice = match &judgement.estimate {
         Some(estimate) => {
             let units = (estimate.warmup.units + estimate.units) * more_work_factor;
-            format!("measuring {} in all should decide it", amount(units, unit))
+            format!("measuring {} in all should decide it", amount(units, axes.unit))
         }
         None => format!("{more_work_factor:.1} times as much work should decide it"),
     };
@@ -50,12 +52,20 @@ pub fn doubt(judgement: &Judgement, unit: Unit) -> Option<String> {
 }
 
 /// What the slope means for an operator: `At the rate seen (41,000 unmaps/s): 354 MB/min; a 64 GiB limit is reached in
-/// 3.2 hours.`
-pub fn consequence(estimate: &Estimate, unit: Unit, now_bytes: u64, limit_bytes: u64) -> String {
-    let rate = match unit {
+/// 3.2 hours.` For what is no memory: `At the rate seen (95 requests/s): 91,200 KV blocks per minute.`
+pub fn consequence(estimate: &Estimate, axes: Axes, now_bytes: u64, limit_bytes: u64) -> String {
+    let rate = match axes.unit {
         Unit::Second => String::new(),
-        _ => format!(" ({} {}s/s)", grouped(estimate.units_per_s()), unit),
+        unit => format!(" ({} {unit}s/s)", grouped(estimate.units_per_s())),
     };
+    if !axes.gauge.is_bytes() {
+        let per_minute = estimate.per_s() * 60.0;
+        return format!(
+            "At the rate seen{rate}: {} {} per minute.",
+            grouped(per_minute),
+            axes.gauge.label()
+        );
+    }
     let growth = format!("At the rate seen{rate}: {} MB/min", significant(estimate.mb_per_min()));
     match estimate.hours_to(limit_bytes, now_bytes) {
         Some(hours) => {
@@ -66,17 +76,32 @@ pub fn consequence(estimate: &Estimate, unit: Unit, now_bytes: u64, limit_bytes:
 }
 
 /// What was left out as warm-up, or that nothing was.
-pub fn warmup(estimate: &Estimate, unit: Unit) -> String {
+pub fn warmup(estimate: &Estimate, axes: Axes) -> String {
     let cut = &estimate.warmup;
     if cut.samples == 0 {
         return "No warm-up found.".to_string();
     }
-    let growth = if cut.bytes < 0.0 { "fell by" } else { "grew by" };
+    let growth = if cut.growth < 0.0 { "fell by" } else { "grew by" };
+    let much = if axes.gauge.is_bytes() {
+        format!("{:.1} MB", cut.growth.abs() / 1e6)
+    } else {
+        grouped(cut.growth.abs())
+    };
     format!(
-        "Warm-up found and left out: {} in {:.1} s, while memory {growth} {:.1} MB.",
-        amount(cut.units, unit),
+        "Warm-up found and left out: {} in {:.1} s, while {} {growth} {much}.",
+        amount(cut.units, axes.unit),
         cut.seconds,
-        cut.bytes.abs() / 1e6
+        axes.gauge.subject(),
+    )
+}
+
+/// How the price of a unit of work developed: `CPU time per unmap grew from 10.2 to 48.0 us (4.7x) over the run.`
+pub fn cost_growth(first_us: f64, last_us: f64, unit: Unit) -> String {
+    let verb = if last_us >= first_us { "grew" } else { "fell" };
+    let ratio = last_us / first_us;
+    format!(
+        "CPU time per {unit} {verb} from {first_us:.1} to {last_us:.1} us ({ratio:.1}x) from the first quarter of \
+         the run to the last."
     )
 }
 
@@ -96,19 +121,29 @@ pub fn signature(signature: &Signature) -> String {
 }
 
 /// Whether a run came out as expected, and if not, what was due.
-pub fn expectation(expected: Option<&Expectation>, matched: bool, unit: Unit) -> String {
-    let Some(expected) = expected else {
+pub fn expectation(expected: Option<&Expectation>, matched: bool, axes: Axes) -> String {
+    let Some(Expectation { due, mitigation }) = expected else {
         return "The scenario foresees nothing for this UCX, transport and churn; add an [[expect]] to it.".to_string();
     };
-    let due = format!(
-        "{}, {} to {} B per {unit}",
-        expected.verdict, expected.slope_min, expected.slope_max
-    );
-    let mitigation =
-        expected.mitigation.as_ref().map_or(String::new(), |name| format!(" (mitigation {name})"));
-    let note = expected.note.as_ref().map_or(String::new(), |note| format!(" {note}"));
+    let mut text = format!("{}, {} to {} {axes}", due.verdict, due.slope_min, due.slope_max);
+    if let Some(owner) = &due.owner {
+        text += &format!(", held by {owner}");
+    }
+    if let Some(min) = due.cost_growth_min {
+        text += &format!(", CPU time per {} growing {min}x or more", axes.unit);
+    }
+    if let Some(min) = due.refused_min {
+        text += &format!(", {min} or more KV reads refused or corrupt and none of them served");
+    }
+    if due.held_after_drain {
+        text += ", something held after the drain";
+    }
+    if let Some(name) = mitigation {
+        text += &format!(" (mitigation {name})");
+    }
+    let note = due.note.as_ref().map_or(String::new(), |note| format!(" {note}"));
     let outcome = if matched { "As expected" } else { "NOT as expected, which is" };
-    format!("{outcome}: {due}{mitigation}.{note}")
+    format!("{outcome}: {text}.{note}")
 }
 
 /// How much the roles without churn grew, beside the judged one: where the leak is *not*.
@@ -133,15 +168,17 @@ pub fn blind_spot(transport: Transport) -> Option<&'static str> {
 }
 
 /// One line per mitigation: setting, slope, cost.
-pub fn mitigation(result: &MitigationResult, unit: Unit) -> String {
-    let slope = match (result.slope_bytes_per_unit, result.ci_low, result.ci_high) {
+pub fn mitigation(result: &MitigationResult, axes: Axes) -> String {
+    let slope = match (result.slope_per_unit, result.ci_low, result.ci_high) {
         (Some(value), Some(low), Some(high)) => {
-            format!("{} B per {unit} ({} to {})", fixed(value), fixed(low), fixed(high))
+            let [value, low, high] = [value, low, high].map(|value| fixed(value, axes.gauge));
+            format!("{value} {axes} ({low} to {high})")
         }
         _ => "no slope".to_string(),
     };
-    let cost =
-        result.cost_ratio.map_or(String::new(), |ratio| format!(", {ratio:.2}x CPU per {unit}"));
+    let cost = result
+        .cost_ratio
+        .map_or(String::new(), |ratio| format!(", {ratio:.2}x CPU per {}", axes.unit));
     let surprise = if result.matched { "" } else { ", NOT as expected" };
     format!("{}: {}, {slope}{cost}{surprise}", result.setting, result.verdict)
 }
@@ -159,18 +196,29 @@ pub fn traffic(result: &ReproResult) -> String {
     )
 }
 
-fn found(verdict: VerdictKind, slope: Option<(Slope, f64)>, unit: Unit) -> String {
-    let word = verdict.to_string().to_uppercase();
-    let Some((slope, units)) = slope else { return format!("{word}.") };
-    let (value, low, high) = (fixed(slope.value), fixed(slope.low), fixed(slope.high));
-    let over = amount(units, unit);
-    format!("{word}. {value} B per {unit} (95 % CI {low} to {high}) over {over}.")
+fn slope(estimate: &Estimate, axes: Axes) -> String {
+    let Slope { value, low, high } = estimate.slope;
+    let [value, low, high] = [value, low, high].map(|value| fixed(value, axes.gauge));
+    format!("{value} {axes} (95 % CI {low} to {high}) over {}.", amount(estimate.units, axes.unit))
 }
 
-/// One decimal where it says something, none for large numbers, and no "-0.0".
-fn fixed(value: f64) -> String {
-    let text = if value.abs() >= 10_000.0 { format!("{value:.0}") } else { format!("{value:.1}") };
+/// A slope: one decimal where it says something, none for large numbers, three for small counts, and no "-0.0".
+pub fn fixed(value: f64, gauge: Gauge) -> String {
+    let text = match value.abs() {
+        large if large >= 10_000.0 => format!("{value:.0}"),
+        small if !gauge.is_bytes() && (0.0005..0.095).contains(&small) => format!("{value:.3}"),
+        _ => format!("{value:.1}"),
+    };
     if text == "-0.0" { "0.0".to_string() } else { text }
+}
+
+/// The least growth that proves anything, in words.
+fn least(gauge: Gauge) -> String {
+    if gauge.is_bytes() {
+        size(gauge.min_growth() as u64)
+    } else {
+        format!("{} {}", gauge.min_growth(), gauge.label())
+    }
 }
 
 fn significant(value: f64) -> String {

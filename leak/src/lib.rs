@@ -6,6 +6,7 @@
 //!
 //! - [`work`]: counters of work, the axis that slopes are given on.
 //! - [`sampler`]: reads a process; [`sample`]: one reading of memory and work; [`csv`]: `samples.csv`.
+//! - [`gauge`]: which number of a reading is judged: bytes, or a count of something held.
 //! - [`smaps`], [`layout`]: the mappings of a process and what holds them; [`ledger`]: growth by owner.
 //! - [`estimate`]: from readings to a slope with its interval. [`verdict`]: from there to leak, clean or inconclusive.
 //!   Start here: [`verdict::judge`].
@@ -17,8 +18,10 @@
 pub mod csv;
 pub mod estimate;
 pub mod explain;
+pub mod gauge;
 pub mod layout;
 pub mod ledger;
+mod names;
 pub mod result;
 pub mod sample;
 pub mod sampler;

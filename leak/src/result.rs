@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::gauge::Gauge;
 use crate::ledger::Owner;
 use crate::scenario::{Role, Transport};
 use crate::verdict::VerdictKind;
@@ -32,15 +33,19 @@ pub struct ReproResult {
     pub role: Role,
     /// The unit of work.
     pub unit: Unit,
-    /// Slope; null if there was too little to estimate from.
+    /// What was judged.
+    pub gauge: Gauge,
+    /// Slope in what the gauge counts; null if there was too little to estimate from.
+    pub slope_per_unit: Option<f64>,
+    /// The same where the gauge counts bytes; null where it does not.
     pub slope_bytes_per_unit: Option<f64>,
-    /// Lower end of its 95 % interval.
+    /// Lower end of the slope's 95 % interval, in what the gauge counts.
     pub ci_low: Option<f64>,
-    /// Upper end of its 95 % interval.
+    /// Upper end of the slope's 95 % interval.
     pub ci_high: Option<f64>,
-    /// Growth at the rate of work seen, in 10^6 bytes per minute.
+    /// Growth at the rate of work seen, in 10^6 bytes per minute; null where the gauge counts no bytes.
     pub slope_mb_per_min: Option<f64>,
-    /// Hours until `memory_limit_bytes` at that rate; null if memory does not grow.
+    /// Hours until `memory_limit_bytes` at that rate; null if memory does not grow, or is not what was judged.
     pub hours_to_limit: Option<f64>,
     /// The limit meant.
     pub memory_limit_bytes: u64,
@@ -54,6 +59,13 @@ pub struct ReproResult {
     pub signature: Option<SignatureRef>,
     /// Largest growth among the roles that make no churn, divided by the judged role's; null if none was measured.
     pub quiet_growth_ratio: Option<f64>,
+    /// CPU time of the judged process per unit, in the first quarter of the measured work, in microseconds; null if
+    /// too little was measured.
+    pub cost_first_us: Option<f64>,
+    /// The same in the last quarter.
+    pub cost_last_us: Option<f64>,
+    /// The last over the first.
+    pub cost_growth: Option<f64>,
     /// Work done while measuring.
     pub work: Work,
     /// Units of work spent warming up, found by the estimator and left out of the slope.
@@ -80,17 +92,19 @@ pub struct SignatureRef {
 /// How a cure came out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MitigationResult {
-    /// `NAME=VALUE`.
+    /// What it changes, `NAME=VALUE` or in words.
     pub setting: String,
     /// What was found with it.
     pub verdict: VerdictKind,
     /// Whether verdict and slope came out as the scenario says.
     pub matched: bool,
-    /// Slope; null if there was too little to estimate from.
+    /// Slope in what the gauge counts; null if there was too little to estimate from.
+    pub slope_per_unit: Option<f64>,
+    /// The same where the gauge counts bytes; null where it does not.
     pub slope_bytes_per_unit: Option<f64>,
-    /// Lower end of its 95 % interval.
+    /// Lower end of the slope's 95 % interval, in what the gauge counts.
     pub ci_low: Option<f64>,
-    /// Upper end of its 95 % interval.
+    /// Upper end of the slope's 95 % interval.
     pub ci_high: Option<f64>,
     /// CPU per unit of work, divided by the CPU per unit without the cure; null if either was not measured.
     pub cost_ratio: Option<f64>,
@@ -114,6 +128,8 @@ mod tests {
             settings: BTreeMap::from([("UCX_TLS".into(), "tcp".into())]),
             role: Role::Decode,
             unit: Unit::Unmap,
+            gauge: Gauge::Held,
+            slope_per_unit: Some(144.0),
             slope_bytes_per_unit: Some(144.0),
             ci_low: Some(143.9),
             ci_high: Some(144.1),
@@ -128,6 +144,9 @@ mod tests {
                 url: "https://github.com/vllm-project/vllm/issues/24264".into(),
             }),
             quiet_growth_ratio: Some(0.001),
+            cost_first_us: Some(20.0),
+            cost_last_us: Some(21.0),
+            cost_growth: Some(1.05),
             work: Work { unmaps: 250_000, ..Work::default() },
             warmup_units: Some(0.0),
             samples: 120,
@@ -137,6 +156,7 @@ mod tests {
                 setting: "UCX_MEM_MMAP_HOOK_MODE=none".into(),
                 verdict: VerdictKind::Clean,
                 matched: true,
+                slope_per_unit: Some(0.1),
                 slope_bytes_per_unit: Some(0.1),
                 ci_low: Some(-1.0),
                 ci_high: Some(1.0),
@@ -159,6 +179,8 @@ mod tests {
             "settings",
             "role",
             "unit",
+            "gauge",
+            "slope_per_unit",
             "slope_bytes_per_unit",
             "ci_low",
             "ci_high",

@@ -1,4 +1,4 @@
-//! One reading of a process: its memory, paired with the work it has done.
+//! One reading of a process: its memory and what else it holds, paired with the work it has done.
 
 use serde::{Deserialize, Serialize};
 
@@ -42,31 +42,7 @@ pub struct Memory {
     pub fds: u64,
 }
 
-/// Which memory a slope is taken of.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Gauge {
-    /// What only the process can give back: anonymous (without pages already offered by MADV_FREE), shared memory,
-    /// huge pages, and what of them is swapped out. File pages are left out, since the kernel drops them under
-    /// pressure: a page cache that fills is no leak.
-    #[default]
-    Held,
-    /// RSS, as `ps` and `top` show it.
-    Rss,
-}
-
 impl Memory {
-    /// The bytes that `gauge` looks at.
-    pub fn gauge(&self, gauge: Gauge) -> u64 {
-        match gauge {
-            Gauge::Rss => self.rss_bytes,
-            Gauge::Held => {
-                let anonymous = self.anonymous_bytes.saturating_sub(self.lazy_free_bytes);
-                anonymous + self.rss_shmem_bytes + self.hugetlb_bytes + self.swap_bytes
-            }
-        }
-    }
-
     /// The readings by name, in the order of the columns of `samples.csv`.
     pub fn fields(&self) -> [(&'static str, u64); 14] {
         [
@@ -88,11 +64,68 @@ impl Memory {
     }
 }
 
-/// A reading of one process: when, after how much work, and how much memory.
+/// What the role says it holds, as counts and bytes. `None` is "it cannot tell", which is not zero: only some transports
+/// have keys, and only some versions of UCX show their registration cache.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counts {
+    /// KV blocks that are not free: in use by requests, or pinned.
+    pub kv_blocks: u64,
+    /// Of those, blocks kept for a remote reader (prefill).
+    pub kv_blocks_pinned: u64,
+    /// Requests that wait for remote KV (decode).
+    pub waiting_remote: u64,
+    /// Leases that pin blocks for a remote reader (prefill).
+    pub leases: u64,
+    /// Registered memory regions.
+    pub regions: u64,
+    /// Bytes in them.
+    pub registered_bytes: u64,
+    /// Endpoints to peers.
+    pub endpoints: u64,
+    /// Transfers whose handle is not released.
+    pub transfers_open: u64,
+    /// Notifications received and not yet taken.
+    pub notifications_queued: u64,
+    /// Remote engines that are remembered (decode).
+    pub remote_engines: u64,
+    /// Keys to the memory of peers.
+    pub rkeys: Option<u64>,
+    /// Regions in UCX's registration cache, live or waiting for their release.
+    pub rcache_regions: Option<u64>,
+    /// Bytes in them.
+    pub rcache_bytes: Option<u64>,
+    /// Unmapped ranges in that cache's invalidation queue.
+    pub rcache_queue: Option<u64>,
+}
+
+impl Counts {
+    /// The counts by name, in the order of the columns of `samples.csv`.
+    pub fn fields(&self) -> [(&'static str, Option<u64>); 14] {
+        [
+            ("kv_blocks", Some(self.kv_blocks)),
+            ("kv_blocks_pinned", Some(self.kv_blocks_pinned)),
+            ("waiting_remote", Some(self.waiting_remote)),
+            ("leases", Some(self.leases)),
+            ("regions", Some(self.regions)),
+            ("registered_bytes", Some(self.registered_bytes)),
+            ("endpoints", Some(self.endpoints)),
+            ("transfers_open", Some(self.transfers_open)),
+            ("notifications_queued", Some(self.notifications_queued)),
+            ("remote_engines", Some(self.remote_engines)),
+            ("rkeys", self.rkeys),
+            ("rcache_regions", self.rcache_regions),
+            ("rcache_bytes", self.rcache_bytes),
+            ("rcache_queue", self.rcache_queue),
+        ]
+    }
+}
+
+/// A reading of one process: when, after how much work, and how much it holds.
 ///
 /// The counters and the memory cannot be read at the same instant. Read the counters right before or right after the
 /// memory and always in the same order: a constant delay shifts the series and leaves its slope alone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sample {
     /// The process, for example `decode-0`: letters, digits, dashes, dots and underscores.
     pub process: String,
@@ -100,8 +133,11 @@ pub struct Sample {
     pub t_us: u64,
     /// Work done so far.
     pub work: Work,
-    /// Memory held.
+    /// Memory, as the kernel counts it.
     pub memory: Memory,
+    /// What the role itself says it holds.
+    #[serde(default)]
+    pub held: Counts,
 }
 
 impl Sample {
@@ -124,26 +160,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn held_memory_leaves_out_what_the_kernel_may_drop() {
-        let memory = Memory {
-            rss_bytes: 1000,
-            anonymous_bytes: 500,
-            lazy_free_bytes: 50,
-            rss_file_bytes: 400,
-            rss_shmem_bytes: 100,
-            hugetlb_bytes: 7,
-            swap_bytes: 3,
-            ..Memory::default()
-        };
-        assert_eq!(memory.gauge(Gauge::Rss), 1000);
-        assert_eq!(memory.gauge(Gauge::Held), 450 + 100 + 7 + 3);
-    }
-
-    #[test]
     fn a_sample_lies_at_its_counter_or_at_its_time() {
         let work = Work { unmaps: 70, ..Work::default() };
-        let sample =
-            Sample { process: "decode-0".into(), t_us: 1_500_000, work, memory: Memory::default() };
+        let sample = Sample { t_us: 1_500_000, work, ..Sample::default() };
         assert_eq!(sample.position(Unit::Unmap), 70.0);
         assert_eq!(sample.position(Unit::Second), 1.5);
     }

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::estimate::{Estimate, Series, TooFew, estimate};
+use crate::gauge::Gauge;
 
 /// The verdict alone, as files and results write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,7 +67,7 @@ pub enum Doubt {
     Slowing,
     /// It grew in a few steps and was flat between them: they may be the last.
     Stepwise,
-    /// It grew less than memory readings can be trusted for.
+    /// It grew less than readings can be trusted for.
     Small,
     /// It shrank: something is still giving memory back, and could hide a leak.
     Falling,
@@ -75,19 +76,16 @@ pub enum Doubt {
 /// What counts as clean and what as a leak.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Criteria {
-    /// Slopes within this many bytes per unit of zero are clean.
-    pub margin_bytes_per_unit: f64,
-    /// Growth over the run below this many bytes is never a leak. See [`Criteria::MIN_GROWTH_BYTES`].
-    pub min_growth_bytes: f64,
+    /// Slopes within this much of zero are clean, in what the gauge counts per unit.
+    pub margin_per_unit: f64,
+    /// Growth over the run below this is never a leak. See [`Gauge::min_growth`].
+    pub min_growth: f64,
 }
 
 impl Criteria {
-    /// 256 KiB: below it a handful of lazily touched stacks or one chunk of a pool is all there is.
-    pub const MIN_GROWTH_BYTES: f64 = 262_144.0;
-
-    /// The usual criteria with this margin.
-    pub fn with_margin(margin_bytes_per_unit: f64) -> Criteria {
-        Criteria { margin_bytes_per_unit, min_growth_bytes: Criteria::MIN_GROWTH_BYTES }
+    /// The usual criteria of `gauge` with this margin.
+    pub fn new(gauge: Gauge, margin_per_unit: f64) -> Criteria {
+        Criteria { margin_per_unit, min_growth: gauge.min_growth() }
     }
 }
 
@@ -122,10 +120,10 @@ const NOISES: f64 = 2.0;
 
 /// The rules, in the order in which `STATISTICS.md` gives them and their reasons.
 fn decide(e: &Estimate, criteria: &Criteria) -> Verdict {
-    let margin = criteria.margin_bytes_per_unit;
+    let margin = criteria.margin_per_unit;
     let starts = e.tail.low > margin;
     match e.steps {
-        Some(steps) if steps.bytes > margin * e.units => return doubt(Doubt::Stepwise, 2.0),
+        Some(steps) if steps.height > margin * e.units => return doubt(Doubt::Stepwise, 2.0),
         Some(_) if !starts => return Verdict::Clean,
         _ => {}
     }
@@ -135,13 +133,13 @@ fn decide(e: &Estimate, criteria: &Criteria) -> Verdict {
     if e.slope.high < -margin {
         return doubt(Doubt::Falling, 2.0);
     }
-    let growth = e.growth_bytes();
-    let grows = e.slope.low > 0.0 && e.slope.value > margin && growth > NOISES * e.noise_bytes;
+    let growth = e.growth();
+    let grows = e.slope.low > 0.0 && e.slope.value > margin && growth > NOISES * e.noise;
     if !grows {
         return doubt(Doubt::Noisy, work_for(e, margin));
     }
-    if growth < criteria.min_growth_bytes {
-        return doubt(Doubt::Small, (1.5 * criteria.min_growth_bytes / growth).clamp(1.5, 10.0));
+    if growth < criteria.min_growth {
+        return doubt(Doubt::Small, (1.5 * criteria.min_growth / growth).clamp(1.5, 10.0));
     }
     let slows_down = e.tail.high < SLOWER * e.head.low;
     let still_warms_up = e.warmup.at_limit && e.tail.value < SLOWER * e.head.value;

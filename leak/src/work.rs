@@ -19,6 +19,10 @@ pub enum Unit {
     Transfer,
     /// One generated token.
     Token,
+    /// One step of the engine.
+    Step,
+    /// One connection to a prefill that decode had dropped and has made anew.
+    Reconnect,
     /// One second of wall time, for a process whose work cannot be counted.
     Second,
 }
@@ -30,6 +34,8 @@ impl fmt::Display for Unit {
             Unit::Request => "request",
             Unit::Transfer => "transfer",
             Unit::Token => "token",
+            Unit::Step => "step",
+            Unit::Reconnect => "reconnect",
             Unit::Second => "second",
         })
     }
@@ -53,11 +59,15 @@ pub struct Work {
     pub blocks_verified: u64,
     /// Of those, blocks that did not hold what they should.
     pub corrupt_blocks: u64,
+    /// Engine steps.
+    pub steps: u64,
+    /// Connections to prefills made anew.
+    pub reconnects: u64,
 }
 
 impl Work {
     /// The counters by name, in the order of the columns of `samples.csv`.
-    pub fn fields(&self) -> [(&'static str, u64); 7] {
+    pub fn fields(&self) -> [(&'static str, u64); 9] {
         [
             ("unmaps", self.unmaps),
             ("requests", self.requests),
@@ -66,6 +76,8 @@ impl Work {
             ("kv_bytes", self.kv_bytes),
             ("blocks_verified", self.blocks_verified),
             ("corrupt_blocks", self.corrupt_blocks),
+            ("steps", self.steps),
+            ("reconnects", self.reconnects),
         ]
     }
 
@@ -79,6 +91,8 @@ impl Work {
             kv_bytes: self.kv_bytes.saturating_sub(earlier.kv_bytes),
             blocks_verified: self.blocks_verified.saturating_sub(earlier.blocks_verified),
             corrupt_blocks: self.corrupt_blocks.saturating_sub(earlier.corrupt_blocks),
+            steps: self.steps.saturating_sub(earlier.steps),
+            reconnects: self.reconnects.saturating_sub(earlier.reconnects),
         }
     }
 
@@ -89,6 +103,8 @@ impl Work {
             Unit::Request => Some(self.requests),
             Unit::Transfer => Some(self.transfers),
             Unit::Token => Some(self.tokens),
+            Unit::Step => Some(self.steps),
+            Unit::Reconnect => Some(self.reconnects),
             Unit::Second => None,
         }
     }
@@ -108,6 +124,8 @@ mod tests {
             kv_bytes: 5,
             blocks_verified: 6,
             corrupt_blocks: 7,
+            steps: 8,
+            reconnects: 9,
         };
         let late = Work {
             unmaps: 11,
@@ -117,19 +135,30 @@ mod tests {
             kv_bytes: 55,
             blocks_verified: 66,
             corrupt_blocks: 77,
+            steps: 88,
+            reconnects: 99,
         };
         let values: Vec<u64> =
             late.since(&early).fields().into_iter().map(|(_, value)| value).collect();
-        assert_eq!(values, [10, 20, 30, 40, 50, 60, 70]);
+        assert_eq!(values, [10, 20, 30, 40, 50, 60, 70, 80, 90]);
         assert_eq!(early.since(&late), Work::default(), "a restarted counter does not wrap around");
     }
 
     #[test]
     fn every_unit_but_the_second_is_a_counter() {
-        let work = Work { unmaps: 9, requests: 8, transfers: 7, tokens: 6, ..Work::default() };
-        let counts =
-            [Unit::Unmap, Unit::Request, Unit::Transfer, Unit::Token].map(|unit| work.count(unit));
-        assert_eq!(counts, [Some(9), Some(8), Some(7), Some(6)]);
+        let work = Work {
+            unmaps: 9,
+            requests: 8,
+            transfers: 7,
+            tokens: 6,
+            steps: 5,
+            reconnects: 4,
+            ..Work::default()
+        };
+        let units =
+            [Unit::Unmap, Unit::Request, Unit::Transfer, Unit::Token, Unit::Step, Unit::Reconnect];
+        let counts = units.map(|unit| work.count(unit));
+        assert_eq!(counts, [9, 8, 7, 6, 5, 4].map(Some));
         assert_eq!(work.count(Unit::Second), None);
     }
 }

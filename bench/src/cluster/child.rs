@@ -14,7 +14,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::plan::RoleCommand;
+use super::plan::{ALLOW_FAULTS, RoleCommand};
 use super::{ClusterError, ClusterPlan, log};
 
 /// A ready line has about 150 bytes. Whatever prints more without a line end is not a role.
@@ -134,7 +134,11 @@ impl Starting {
         File::create(&log).map_err(no_log)?;
         let log_file = OpenOptions::new().append(true).open(&log).map_err(no_log)?;
         let stderr = log_file.try_clone().map_err(no_log)?;
-        let spawned = Command::new(&plan.program)
+        let mut process = Command::new(&plan.program);
+        if !plan.faults.is_empty() {
+            process.env(ALLOW_FAULTS, "1");
+        }
+        let spawned = process
             .args(args)
             .envs(&plan.env)
             .stdin(Stdio::null())

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use child::{End, RoleProcess};
 pub use error::ClusterError;
-pub use plan::{ChurnPlan, ClusterPlan, EnginePlan, Policy};
+pub use plan::{ChurnPlan, ClusterPlan, EnginePlan, FaultPlan, Policy};
 
 use child::Starting;
 use http::HttpClient;
@@ -161,13 +161,18 @@ impl Cluster {
         self.roles.iter_mut().try_for_each(RoleProcess::check_alive)
     }
 
-    /// Waits until [`Snapshot::is_drained`] holds for every role and returns their snapshots,
-    /// in the order of [`Cluster::roles`].
+    /// How long [`Cluster::drained`] should be given where everything is given back in time.
+    pub fn drain_patience(&self) -> Duration {
+        self.patience.drain
+    }
+
+    /// Waits for at most `patience` until [`Snapshot::is_drained`] holds for every role and
+    /// returns their snapshots, in the order of [`Cluster::roles`].
     ///
     /// # Errors
     /// [`ClusterError::NotDrained`] with what is still held, or why a role did not answer.
-    pub async fn drained(&mut self) -> Result<Vec<Snapshot>, ClusterError> {
-        let deadline = Instant::now() + self.patience.drain;
+    pub async fn drained(&mut self, patience: Duration) -> Result<Vec<Snapshot>, ClusterError> {
+        let deadline = Instant::now() + patience;
         let mut drained = Vec::new();
         for index in 0..self.roles.len() {
             loop {
@@ -179,7 +184,7 @@ impl Cluster {
                 if Instant::now() >= deadline {
                     return Err(ClusterError::NotDrained {
                         role: self.roles[index].label().to_owned(),
-                        waited: self.patience.drain,
+                        waited: patience,
                         held: error::held(&snapshot),
                     });
                 }

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use pdlab_api::fault::FaultKind;
 use pdlab_api::ready::Role;
 use pdlab_leak::scenario::{Pattern, Transport};
 
 /// Where local roles listen. A cluster is one machine; nothing of it belongs on a network.
 const LOCAL_HOST: &str = "127.0.0.1";
 
-/// Seconds for which prefill keeps KV blocks for a reader that does not come: the default of
-/// vLLM's `kv_lease_duration`, see <https://github.com/vllm-project/vllm/pull/41383>.
-pub const KV_LEASE_DURATION_S: u64 = 30;
+/// Seconds for which prefill keeps KV blocks for a reader that does not come unless told
+/// otherwise: the default of vLLM's `kv_lease_duration`, see
+/// <https://github.com/vllm-project/vllm/pull/41383>.
+pub const KV_LEASE_DURATION_S: f64 = 30.0;
 
 /// How long decode waits for one KV read unless told otherwise, in milliseconds. On loopback a
 /// read takes microseconds; far below the lease, so that a late read never meets freed blocks.
@@ -21,6 +23,9 @@ pub const KV_READ_TIMEOUT_MS: u64 = 10_000;
 /// GPUs below 70 GiB,
 /// <https://github.com/vllm-project/vllm/blob/main/vllm/engine/arg_utils.py>.
 pub const MAX_NUM_BATCHED_TOKENS: u32 = 2048;
+
+/// The variable without which a role refuses to make a mistake on purpose.
+pub const ALLOW_FAULTS: &str = "PDLAB_ALLOW_FAULTS";
 
 /// Everything needed to start a cluster.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,8 +45,15 @@ pub struct ClusterPlan {
     pub ucx: Option<String>,
     /// The churn that the decodes make.
     pub churn: ChurnPlan,
+    /// Seconds that prefill keeps KV blocks for a decode that is silent.
+    pub kv_lease_duration_s: f64,
     /// How long decode waits for one KV read, in milliseconds.
     pub kv_read_timeout_ms: u64,
+    /// Transfers after which decode drops its connection to a prefill and makes a new one; `None`
+    /// for never.
+    pub reconnect_every: Option<u32>,
+    /// Mistakes that the roles make on purpose.
+    pub faults: Vec<FaultPlan>,
     /// Seed of what is random in a role.
     pub seed: u64,
     /// How the router picks workers.
@@ -87,6 +99,15 @@ pub struct ChurnPlan {
     pub per_token: f64,
     /// Unmaps per second apart from any work; 0 for none.
     pub rate_per_s: f64,
+}
+
+/// A mistake that processes of a role make on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FaultPlan {
+    /// What they do wrong; it says which role.
+    pub kind: FaultKind,
+    /// Which process of the role; `None` for all of them.
+    pub process: Option<u32>,
 }
 
 /// How the router picks workers.
@@ -143,13 +164,13 @@ impl ClusterPlan {
     }
 
     fn prefill(&self, index: u32) -> RoleCommand {
-        let mut args = self.worker("prefill");
+        let mut args = self.worker(Role::Prefill, index);
         args.option("--side-channel-host", LOCAL_HOST).option("--side-channel-port", 0);
         RoleCommand { role: Role::Prefill, label: format!("prefill-{index}"), args: args.finish() }
     }
 
     fn decode(&self, index: u32) -> RoleCommand {
-        let mut args = self.worker("decode");
+        let mut args = self.worker(Role::Decode, index);
         args.option("--churn-pattern", self.churn.pattern)
             .option("--churn-bytes", self.churn.bytes)
             .option("--churn-resident", self.churn.resident)
@@ -158,11 +179,14 @@ impl ClusterPlan {
             .option("--churn-rate", self.churn.rate_per_s)
             .option("--kv-read-timeout-ms", self.kv_read_timeout_ms)
             .option("--seed", self.seed);
+        if let Some(transfers) = self.reconnect_every {
+            args.option("--reconnect-every", transfers);
+        }
         RoleCommand { role: Role::Decode, label: format!("decode-{index}"), args: args.finish() }
     }
 
-    fn worker(&self, subcommand: &str) -> Args {
-        let mut args = Args::new(subcommand);
+    fn worker(&self, role: Role, index: u32) -> Args {
+        let mut args = Args::new(role.as_str());
         args.option("--host", LOCAL_HOST)
             .option("--port", 0)
             .option("--model", &self.engine.model)
@@ -176,7 +200,12 @@ impl ClusterPlan {
         if let Some(ucx) = &self.ucx {
             args.option("--ucx", ucx);
         }
-        args.option("--kv-lease-duration", KV_LEASE_DURATION_S);
+        args.option("--kv-lease-duration", self.kv_lease_duration_s);
+        for fault in &self.faults {
+            if fault.kind.role() == role && fault.process.is_none_or(|process| process == index) {
+                args.option("--fault", fault.kind);
+            }
+        }
         args
     }
 }
@@ -229,7 +258,10 @@ mod tests {
                 per_token: 0.5,
                 rate_per_s: 0.0,
             },
+            kv_lease_duration_s: 30.0,
             kv_read_timeout_ms: 5000,
+            reconnect_every: None,
+            faults: Vec::new(),
             seed: 7,
             policy: Policy::RoundRobin,
             listen: ("127.0.0.1".into(), 0),
@@ -267,6 +299,20 @@ mod tests {
             "router --host 127.0.0.1 --port 0 --prefill http://p --decode http://a \
              --decode http://b --policy round_robin --die-with-parent"
         );
+    }
+
+    #[test]
+    fn only_the_roles_that_make_mistakes_are_told_to() {
+        let everyone = FaultPlan { kind: FaultKind::RkeyKept, process: None };
+        let second = FaultPlan { kind: FaultKind::LateRead, process: Some(1) };
+        let faults = vec![everyone, second];
+        let plan = ClusterPlan { faults, reconnect_every: Some(5), ..plan() };
+        let lines: Vec<String> =
+            plan.workers().iter().map(|command| command.args.join(" ")).collect();
+        assert!(!lines[0].contains("--fault") && !lines[0].contains("--reconnect"), "{}", lines[0]);
+        assert!(lines[1].contains("--fault rkey-kept --") && !lines[1].contains("late-read"));
+        assert!(lines[2].contains("--fault rkey-kept --fault late-read"), "{}", lines[2]);
+        assert!(lines[2].contains("--reconnect-every 5"), "{}", lines[2]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::plan::{KV_READ_TIMEOUT_MS, MAX_NUM_BATCHED_TOKENS};
+use super::plan::{KV_LEASE_DURATION_S, KV_READ_TIMEOUT_MS, MAX_NUM_BATCHED_TOKENS};
 use super::{ChurnPlan, Cluster, ClusterError, ClusterPlan, End, EnginePlan, Patience, Policy};
 
 /// Options of `pdlab up`.
@@ -131,7 +131,10 @@ impl UpArgs {
                 per_token: self.churn_per_token,
                 rate_per_s: self.churn_rate,
             },
+            kv_lease_duration_s: KV_LEASE_DURATION_S,
             kv_read_timeout_ms: self.kv_read_timeout_ms,
+            reconnect_every: None,
+            faults: Vec::new(),
             seed: self.seed,
             policy: self.policy,
             listen: (self.host.clone(), self.port),

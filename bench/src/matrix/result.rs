@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use pdlab_leak::sample::Gauge;
+use pdlab_leak::gauge::Gauge;
 use pdlab_leak::scenario::{Pattern, Role, Transport};
 use pdlab_leak::verdict::VerdictKind;
 use pdlab_leak::work::Unit;

@@ -5,13 +5,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pdlab_api::ready::{Ready, Role};
+use pdlab_api::snapshot::Snapshot;
 use pdlab_leak::estimate::Series;
+use pdlab_leak::gauge::Axes;
 use pdlab_leak::layout::Layout;
 use pdlab_leak::sample::Sample;
-use pdlab_leak::scenario::{Scenario, Transport};
+use pdlab_leak::scenario::{Conditions, Expect, Expectation, Scenario, Transport};
 use pdlab_leak::verdict::{Criteria, Judgement, judge};
 use pdlab_leak::version::UcxVersion;
-use pdlab_leak::work::Unit;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -49,8 +50,8 @@ pub struct Measurement {
     pub env: BTreeMap<String, String>,
     /// Samples of every role, one reading after the other.
     pub samples: Vec<Sample>,
-    /// The unit of work.
-    pub unit: Unit,
+    /// What was judged over which work.
+    pub axes: Axes,
     /// Label of the judged process.
     pub judged: String,
     /// The verdict on it.
@@ -63,6 +64,10 @@ pub struct Measurement {
     pub cpu: Vec<CpuReading>,
     /// The requests.
     pub requests: Requests,
+    /// KV reads that decode refused or found corrupt, warm-up included.
+    pub refused: u64,
+    /// What was not given back when the load had ended, in words.
+    pub held_after_drain: Option<String>,
     /// Seconds of measurement.
     pub duration_s: f64,
     /// What must not be: each is a bug of the lab or of what it runs on, and spoils the run.
@@ -78,6 +83,8 @@ pub struct Requests {
     pub completed: u64,
     /// Failed, warm-up included.
     pub failed: u64,
+    /// Given up by their clients as the scenario has it, warm-up included.
+    pub abandoned: u64,
     /// Error messages and how often they came.
     pub errors: BTreeMap<String, u64>,
     /// Answered per second of measurement.
@@ -108,9 +115,9 @@ impl Measurement {
 /// thousand times what they take.
 const FIRST_ANSWERS: Duration = Duration::from_secs(20);
 
-/// A warm-up that takes longer than this is cut short: a large pool or a slow engine must not eat
-/// the time for measuring, and the estimator finds the rest of a warm-up by itself.
-const WARM_UP: Duration = Duration::from_secs(5);
+/// How long things have to settle after the load where they are not all given back: a request
+/// takes milliseconds, and what is still held then stays.
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// How often the warm-up looks at the counts.
 const POLL: Duration = Duration::from_millis(20);
@@ -168,59 +175,94 @@ async fn measure(
 
     progress.phase(format_args!("{}: draining", cell.name));
     let report = load.stop().await?;
-    let mut faults = Vec::new();
-    let last = match cluster.drained().await {
-        Ok(snapshots) => snapshots,
-        Err(held @ ClusterError::NotDrained { .. }) => {
-            faults.push(held.to_string());
-            cluster.snapshots().await?
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let due = expectation(scenario, transport, ucx.as_deref()).map(|expectation| expectation.due);
+    let (last, held_after_drain) = drain(cluster, due.as_ref()).await?;
     let requests = Requests {
         completed: report.totals.completed,
         failed: report.totals.failed + report.aborted(),
+        abandoned: report.totals.abandoned,
         latency_p99_ms: 1e3 * report.totals.e2el.percentiles(&[99.0])[0],
         errors: report.totals.errors,
         per_s: answered as f64 / duration_s,
     };
-    faults.extend(check::conservation(&requests, &last));
-    let remarks = check::failures(&requests, labels, &last);
+    let mut faults = check::conservation(&requests, &last, due.as_ref());
+    let mut remarks = check::failures(&requests, labels, &last);
+    if let Some(held) = &held_after_drain {
+        let foreseen = due.as_ref().is_some_and(|due| due.held_after_drain);
+        if foreseen { &mut remarks } else { &mut faults }.push(held.clone());
+    }
     Ok(Measurement {
         transport,
         ucx,
         env: plan.env,
         samples: taken.samples,
-        unit: scenario.unit,
+        axes: scenario.axes(),
         judged: labels[watch.judged()].clone(),
         judgement: taken.judgement,
         ended: taken.ended,
         layouts: (before, after),
         cpu: taken.cpu,
+        refused: check::refused(&last),
         requests,
+        held_after_drain,
         duration_s,
         faults,
         remarks,
     })
 }
 
-/// Waits for [`plan::warm_up_requests`], at most [`WARM_UP`] once the cluster serves.
+/// What must come out of `scenario` on this transport and UCX.
+pub fn expectation(
+    scenario: &Scenario,
+    transport: Transport,
+    ucx: Option<&str>,
+) -> Option<Expectation> {
+    scenario.expectation(&Conditions {
+        transport,
+        ucx: ucx.and_then(|version| version.parse().ok()),
+        churn: scenario.churn.as_ref().map(|churn| churn.pattern),
+        env: &scenario.env,
+        kv_lease_seconds: scenario.cluster.kv_lease_seconds,
+    })
+}
+
+/// Waits until everything is given back: the snapshots then, and what is held all the same. Where
+/// something is `due` to be held, it is not waited for.
+async fn drain(
+    cluster: &mut Cluster,
+    due: Option<&Expect>,
+) -> Result<(Vec<Snapshot>, Option<String>), ReproError> {
+    let patience = if due.is_some_and(|due| due.held_after_drain) {
+        SETTLE.min(cluster.drain_patience())
+    } else {
+        cluster.drain_patience()
+    };
+    match cluster.drained(patience).await {
+        Ok(snapshots) => Ok((snapshots, None)),
+        Err(held @ ClusterError::NotDrained { .. }) => {
+            Ok((cluster.snapshots().await?, Some(held.to_string())))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Waits for what [`plan::warm_up`] asks for.
 async fn warm_up(
     cell: Cell<'_>,
     cluster: &mut Cluster,
     load: LoadHandle,
 ) -> Result<LoadHandle, ReproError> {
-    let wanted = plan::warm_up_requests(cell.scenario);
-    let least = plan::least_warm_up_requests(cell.scenario);
+    let plan = plan::warm_up(cell.scenario);
     let started = Instant::now();
     loop {
         let (counts, waited) = (load.counts(), started.elapsed());
-        let serves = counts.completed >= least;
-        if counts.completed >= wanted || (serves && waited >= WARM_UP) {
+        let serves = counts.completed >= plan.least_requests;
+        let done = counts.completed >= plan.requests || waited >= plan.most;
+        if serves && done && waited >= plan.least {
             return Ok(load);
         }
         cluster.check_alive()?;
-        let hopeless = counts.completed == 0 && counts.failed >= least;
+        let hopeless = counts.completed == 0 && counts.failed >= plan.least_requests;
         if hopeless || (!serves && waited >= FIRST_ANSWERS) {
             let report = load.stop().await?;
             let (done, failed) = (report.totals.completed, report.totals.failed);
@@ -247,8 +289,9 @@ async fn take_samples(
     progress: &mut Progress,
 ) -> Result<Taken, ReproError> {
     let Scenario { measure, unit, seed, .. } = cell.scenario;
+    let axes = cell.scenario.axes();
     let pace = Pace::of(measure);
-    let criteria = Criteria::with_margin(measure.margin_bytes_per_unit);
+    let criteria = Criteria::new(measure.gauge, measure.margin_per_unit);
     let mut ticks = interval(Duration::from_millis(measure.sample_interval_ms));
     // A late sample is a late sample; a burst of them would only load the machine further.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -261,6 +304,9 @@ async fn take_samples(
         samples.append(&mut taken);
         let first: &Sample = &own[0];
         let last = &own[own.len() - 1];
+        if axes.gauge.of(last).is_none() {
+            return Err(ReproError::Unavailable(words::untold(&last.process, axes.gauge)));
+        }
         let units = last.position(*unit) - first.position(*unit);
         cpu.push(watch.cpu(cluster, units)?);
         let elapsed_s = watch.elapsed_s();
@@ -268,9 +314,9 @@ async fn take_samples(
             continue;
         }
         judged_at = Some((units, elapsed_s));
-        let series = Series::of(&own, *unit, measure.gauge);
+        let series = Series::of(&own, axes);
         let judgement = judge(&series, &criteria, *seed);
-        progress.state(words::live(cell.name, &pace, *unit, units, elapsed_s, &judgement));
+        progress.state(words::live(cell.name, &pace, axes, units, elapsed_s, &judgement));
         let step = pace.step(units, elapsed_s, Some(judgement.verdict.kind()));
         if step != Step::GoOn {
             return Ok(Taken { samples, cpu, judgement, ended: step });

@@ -3,15 +3,19 @@
 
 use pdlab_api::ready::Role;
 use pdlab_api::snapshot::Snapshot;
+use pdlab_leak::scenario::Expect;
 
 use super::cell::Requests;
 use crate::cluster::End;
 
-/// Faults in what was done: `last` are the snapshots of all roles after the drain.
-pub fn conservation(requests: &Requests, last: &[Snapshot]) -> Vec<String> {
+/// Faults in what was done: `last` are the snapshots of all roles after the drain. What `due`
+/// expects to go wrong is none, but a corrupt block that was served always is.
+pub fn conservation(requests: &Requests, last: &[Snapshot], due: Option<&Expect>) -> Vec<String> {
     let decodes = || last.iter().filter(|snapshot| snapshot.role == Role::Decode);
     let verified: u64 = decodes().map(|snapshot| snapshot.work.blocks_verified).sum();
     let corrupt: u64 = decodes().map(|snapshot| snapshot.work.corrupt_blocks).sum();
+    let transfers: u64 = decodes().map(|snapshot| snapshot.work.transfers).sum();
+    let corrupt_transfers: u64 = decodes().map(|snapshot| count(snapshot, CORRUPT)).sum();
     let mut faults = Vec::new();
     if requests.completed == 0 {
         faults.push("no request was answered".to_owned());
@@ -23,10 +27,35 @@ pub fn conservation(requests: &Requests, last: &[Snapshot]) -> Vec<String> {
                 .to_owned(),
         );
     }
-    if corrupt > 0 {
+    let allowed = due.map_or(0, |due| due.corrupt_max);
+    if corrupt > allowed {
         faults.push(format!("{corrupt} KV blocks did not hold what they must"));
     }
+    // Every request of a scenario that is about corrupt reads needs one that was right.
+    let right = transfers.saturating_sub(corrupt_transfers);
+    if corrupt > 0 && requests.completed > right {
+        faults.push(format!(
+            "{} requests were answered, but only {right} reads were right: corrupt KV was served",
+            requests.completed
+        ));
+    }
     faults
+}
+
+/// Reads that decodes count as refused by the other side, or as corrupt.
+pub fn refused(last: &[Snapshot]) -> u64 {
+    let decodes = last.iter().filter(|snapshot| snapshot.role == Role::Decode);
+    decodes.map(|snapshot| count(snapshot, CORRUPT) + count(snapshot, REFUSED)).sum()
+}
+
+/// What decode calls a read whose blocks did not hold what they must.
+const CORRUPT: &str = "corrupt_transfer";
+
+/// What decode calls a read that failed, whatever the reason.
+const REFUSED: &str = "transfer";
+
+fn count(snapshot: &Snapshot, failure: &str) -> u64 {
+    snapshot.failures.get(failure).copied().unwrap_or(0)
 }
 
 /// Failures that were counted and do not spoil the measurement, in words.
@@ -61,6 +90,7 @@ pub fn ends(labels: &[String], ends: &[End]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pdlab_leak::verdict::VerdictKind;
     use std::os::unix::process::ExitStatusExt;
     use std::process::ExitStatus;
 
@@ -78,16 +108,34 @@ mod tests {
     #[test]
     fn a_run_that_moved_and_verified_blocks_has_no_fault() {
         let router = Snapshot::new(Role::Router, 2);
-        let faults = conservation(&answered(5, 1), &[decode(0, 0), decode(7, 0), router]);
+        let faults = conservation(&answered(5, 1), &[decode(0, 0), decode(7, 0), router], None);
         assert_eq!(faults, [""; 0]);
     }
 
     #[test]
     fn what_did_not_happen_is_a_fault() {
-        assert_eq!(conservation(&answered(0, 9), &[decode(1, 0)]), ["no request was answered"]);
-        assert!(conservation(&answered(9, 0), &[decode(0, 0)])[0].contains("no KV block"));
-        let corrupt = conservation(&answered(9, 0), &[decode(5, 2), decode(5, 1)]);
-        assert_eq!(corrupt, ["3 KV blocks did not hold what they must"]);
+        let faults = |requests, last: &[Snapshot]| conservation(&requests, last, None);
+        assert_eq!(faults(answered(0, 9), &[decode(1, 0)]), ["no request was answered"]);
+        assert!(faults(answered(9, 0), &[decode(0, 0)])[0].contains("no KV block"));
+        let corrupt = faults(answered(9, 0), &[decode(5, 2), decode(5, 1)]);
+        assert_eq!(corrupt[0], "3 KV blocks did not hold what they must");
+    }
+
+    #[test]
+    fn corrupt_reads_are_forgiven_where_they_are_due_and_never_when_served() {
+        let due = Expect { corrupt_max: 50, ..Expect::new(VerdictKind::Clean, -1.0, 1.0) };
+        let mut late = decode(80, 32);
+        late.work.transfers = 7;
+        late.failures = [(CORRUPT.to_owned(), 2), (REFUSED.to_owned(), 3)].into();
+        let faults = |completed, due| {
+            conservation(&answered(completed, 5), std::slice::from_ref(&late), due)
+        };
+        assert_eq!(faults(5, Some(&due)), [""; 0]);
+        assert!(faults(6, Some(&due))[0].contains("only 5 reads were right"));
+        assert!(faults(5, None)[0].contains("32 KV blocks did not hold"));
+        let stricter = Expect { corrupt_max: 31, ..due.clone() };
+        assert_eq!(faults(5, Some(&stricter)).len(), 1);
+        assert_eq!(refused(&[late.clone(), Snapshot::new(Role::Prefill, 2)]), 5);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What a cure costs: processor time per unit of work, with and without it.
+//! What work costs: processor time per unit, with and without a cure, early and late in a run.
 //!
 //! The time is that of the whole process, serving included, because that is what a user pays;
 //! so a cure that doubles the price of an unmap raises it by less. `/proc/PID/stat` counts in
@@ -39,6 +39,22 @@ pub struct CostRatio {
     pub error: f64,
 }
 
+/// How the price of a unit developed over a run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CostGrowth {
+    /// Microseconds per unit in the first quarter of the work.
+    pub first_us: f64,
+    /// The same in the last quarter.
+    pub last_us: f64,
+}
+
+impl CostGrowth {
+    /// The last as a multiple of the first; `None` if the first is below what ticks can show.
+    pub fn ratio(&self) -> Option<f64> {
+        (self.first_us > 0.0).then(|| self.last_us / self.first_us)
+    }
+}
+
 /// Processor time that `pid` has used, in seconds.
 ///
 /// # Errors
@@ -61,6 +77,18 @@ pub fn cost(readings: &[CpuReading]) -> Option<Cost> {
     // One block has no scatter; nothing is known about its error.
     let error_us = if n < 2.0 { f64::INFINITY } else { (variance / n).sqrt() };
     Some(Cost { us_per_unit, error_us })
+}
+
+/// The cost of the first and of the last quarter of the work in `readings`, which are in order;
+/// `None` without work in either.
+pub fn cost_growth(readings: &[CpuReading]) -> Option<CostGrowth> {
+    let (first, last) = (readings.first()?, readings.last()?);
+    let span = last.units - first.units;
+    let at = |share: f64| {
+        let units = first.units + share * span;
+        readings.iter().find(|reading| reading.units >= units)
+    };
+    Some(CostGrowth { first_us: between(first, at(0.25)?)?, last_us: between(at(0.75)?, last)? })
 }
 
 impl Cost {
@@ -107,6 +135,18 @@ mod tests {
         let cost = cost(&readings(|i| if (i - 1) / 10 % 2 == 0 { 10.0 } else { 30.0 })).unwrap();
         assert!((cost.us_per_unit - 20.0).abs() < 1e-6, "{cost:?}");
         assert!((3.0..4.5).contains(&cost.error_us), "{cost:?}");
+    }
+
+    #[test]
+    fn a_cost_that_grows_shows_in_the_quarters() {
+        let growth = cost_growth(&readings(|i| i as f64)).unwrap();
+        // The means of 1 to 20 and of 61 to 80.
+        assert!((growth.first_us - 10.5).abs() < 1e-6, "{growth:?}");
+        assert!((growth.last_us - 70.5).abs() < 1e-6, "{growth:?}");
+        let flat = cost_growth(&readings(|_| 20.0)).unwrap();
+        assert!((flat.ratio().unwrap() - 1.0).abs() < 1e-6, "{flat:?}");
+        let still = CpuReading { units: 5.0, cpu_s: 1.0 };
+        assert_eq!((cost_growth(&[]), cost_growth(&[still, still])), (None, None));
     }
 
     #[test]

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use pdlab_leak::estimate::Series;
 use pdlab_leak::layout::Layout;
-use pdlab_leak::sample::{Memory, Sample};
+use pdlab_leak::sample::{Counts, Memory, Sample};
 use pdlab_leak::scenario::{Scenario, Transport};
 use pdlab_leak::smaps::Mapping;
 use pdlab_leak::verdict::{Criteria, judge};
-use pdlab_leak::work::{Unit, Work};
+use pdlab_leak::work::Work;
 
 use super::cell::{Measurement, Requests};
 use super::cost::CpuReading;
@@ -46,6 +46,8 @@ pub(crate) fn measurement(
             kv_bytes: 335_872 * (ms / 10),
             blocks_verified: 16 * (ms / 10),
             corrupt_blocks: 0,
+            steps: 8 * ms / 10,
+            reconnects: 0,
         };
         let decode = 200e6 + bytes_per_unmap * unmaps as f64;
         let prefill = 180e6 + prefill_bytes_per_s * ms as f64 / 1000.0;
@@ -54,8 +56,8 @@ pub(crate) fn measurement(
         samples.push(sample("router", ms, Work::default(), 20e6));
     }
     let judged = samples.iter().filter(|sample| sample.process == "decode-0");
-    let series = Series::of(judged, Unit::Unmap, scenario.measure.gauge);
-    let criteria = Criteria::with_margin(scenario.measure.margin_bytes_per_unit);
+    let series = Series::of(judged, scenario.axes());
+    let criteria = Criteria::new(scenario.measure.gauge, scenario.measure.margin_per_unit);
     let cpu = |i: u64| CpuReading {
         units: (i * INTERVAL_MS * UNMAPS_PER_S / 1000) as f64,
         cpu_s: i as f64 * INTERVAL_MS as f64 / 1000.0,
@@ -66,18 +68,19 @@ pub(crate) fn measurement(
         env: BTreeMap::from([("UCX_TLS".to_owned(), "tcp".to_owned())]),
         judgement: judge(&series, &criteria, scenario.seed),
         samples,
-        unit: Unit::Unmap,
+        axes: scenario.axes(),
         judged: "decode-0".to_owned(),
         ended: Step::Enough,
         layouts: (layout(200e6), layout(200e6 + bytes_per_unmap * unmaps as f64)),
         cpu: (0..SAMPLES).map(cpu).collect(),
         requests: Requests {
             completed: 508,
-            failed: 0,
-            errors: BTreeMap::new(),
             per_s: 100.0,
             latency_p99_ms: 40.0,
+            ..Requests::default()
         },
+        refused: 0,
+        held_after_drain: None,
         duration_s: 5.0,
         faults: Vec::new(),
         remarks: Vec::new(),
@@ -88,7 +91,7 @@ fn sample(process: &str, ms: u64, work: Work, bytes: f64) -> Sample {
     let bytes = bytes as u64;
     let memory =
         Memory { rss_bytes: bytes + 30_000_000, anonymous_bytes: bytes, ..Memory::default() };
-    Sample { process: process.to_owned(), t_us: 1000 * ms, work, memory }
+    Sample { process: process.to_owned(), t_us: 1000 * ms, work, memory, held: Counts::default() }
 }
 
 /// A process with `bytes` in one anonymous mapping.

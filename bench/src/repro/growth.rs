@@ -1,9 +1,9 @@
 //! How much each role grew, and how the quiet ones compare to the judged one. Pure.
 
 use pdlab_leak::estimate::{Series, estimate};
+use pdlab_leak::gauge::Axes;
 use pdlab_leak::sample::Sample;
 use pdlab_leak::scenario::Scenario;
-use pdlab_leak::verdict::Criteria;
 use pdlab_leak::work::Unit;
 use serde::{Deserialize, Serialize};
 
@@ -14,8 +14,9 @@ use super::cell::Measurement;
 pub struct RoleGrowth {
     /// Label of the process, such as `decode-0`.
     pub process: String,
-    /// Bytes gained after the warm-up, along the fitted line; negative if given back.
-    pub growth_bytes: f64,
+    /// What was gained after the warm-up in what the gauge counts, along the fitted line; negative
+    /// if it was given back.
+    pub growth: f64,
     /// RSS at the end.
     pub rss_bytes: u64,
 }
@@ -30,14 +31,14 @@ pub fn of_roles(scenario: &Scenario, measurement: &Measurement) -> Vec<RoleGrowt
     }
     let growth = |process: &str| {
         let samples: Vec<&Sample> = measurement.samples_of(process).collect();
-        let growth_bytes = if process == measurement.judged {
+        let growth = if process == measurement.judged {
             judged(scenario, measurement)
         } else {
             quiet(scenario, measurement, &samples)
         };
         RoleGrowth {
             process: process.to_owned(),
-            growth_bytes,
+            growth,
             rss_bytes: samples.last().map_or(0, |sample| sample.memory.rss_bytes),
         }
     };
@@ -51,9 +52,9 @@ pub fn quiet_ratio(scenario: &Scenario, growth: &[RoleGrowth]) -> Option<f64> {
     let (judged, others) = growth.split_first()?;
     let noisy = scenario.churn.as_ref().map(|churn| churn.role.name());
     let quiet = others.iter().filter(|role| noisy.is_none_or(|noisy| !is(&role.process, noisy)));
-    let largest = quiet.map(|role| role.growth_bytes).reduce(f64::max)?;
-    let trusted = judged.growth_bytes >= Criteria::MIN_GROWTH_BYTES;
-    trusted.then(|| largest.max(0.0) / judged.growth_bytes)
+    let largest = quiet.map(|role| role.growth).reduce(f64::max)?;
+    let trusted = judged.growth >= scenario.measure.gauge.min_growth();
+    trusted.then(|| largest.max(0.0) / judged.growth)
 }
 
 /// Whether `process` (`decode-0`, `router`) is one of `role`.
@@ -63,7 +64,7 @@ fn is(process: &str, role: &str) -> bool {
 
 fn judged(scenario: &Scenario, measurement: &Measurement) -> f64 {
     match &measurement.judgement.estimate {
-        Some(estimate) => estimate.growth_bytes(),
+        Some(estimate) => estimate.growth(),
         None => {
             let samples: Vec<&Sample> = measurement.samples_of(&measurement.judged).collect();
             difference(scenario, &samples)
@@ -74,19 +75,18 @@ fn judged(scenario: &Scenario, measurement: &Measurement) -> f64 {
 /// A process without churn has no work of its own that growth could follow, so its line is over
 /// time; its growth is taken over the same seconds as the judged one's.
 fn quiet(scenario: &Scenario, measurement: &Measurement, samples: &[&Sample]) -> f64 {
-    let series = Series::of(samples.iter().copied(), Unit::Second, scenario.measure.gauge);
+    let axes = Axes { unit: Unit::Second, ..scenario.axes() };
+    let series = Series::of(samples.iter().copied(), axes);
     match (estimate(&series, scenario.seed), &measurement.judgement.estimate) {
-        (Ok(own), Some(judged)) => own.bytes_per_s() * judged.seconds,
+        (Ok(own), Some(judged)) => own.per_s() * judged.seconds,
         _ => difference(scenario, samples),
     }
 }
 
 fn difference(scenario: &Scenario, samples: &[&Sample]) -> f64 {
-    let gauge = |sample: &&Sample| sample.memory.gauge(scenario.measure.gauge) as f64;
-    match (samples.first(), samples.last()) {
-        (Some(first), Some(last)) => gauge(last) - gauge(first),
-        _ => 0.0,
-    }
+    let mut levels = samples.iter().filter_map(|sample| scenario.measure.gauge.of(sample));
+    let first = levels.next().unwrap_or(0);
+    levels.next_back().map_or(0.0, |last| last as f64 - first as f64)
 }
 
 #[cfg(test)]
@@ -103,9 +103,9 @@ mod tests {
         let names: Vec<&str> = growth.iter().map(|role| role.process.as_str()).collect();
         assert_eq!(names, ["decode-0", "prefill-0", "router"]);
         let near = |value: f64, wanted: f64| (value - wanted).abs() < 0.03 * wanted;
-        assert!(near(growth[0].growth_bytes, 144.0 * 200_000.0), "{growth:?}");
-        assert!(near(growth[1].growth_bytes, 100_000.0), "{growth:?}");
-        assert_eq!(growth[2].growth_bytes, 0.0);
+        assert!(near(growth[0].growth, 144.0 * 200_000.0), "{growth:?}");
+        assert!(near(growth[1].growth, 100_000.0), "{growth:?}");
+        assert_eq!(growth[2].growth, 0.0);
         let ratio = quiet_ratio(&scenario, &growth).unwrap();
         assert!(near(ratio, 100_000.0 / 28_800_000.0), "{ratio}");
     }
@@ -119,9 +119,9 @@ mod tests {
 
     #[test]
     fn roles_that_churn_are_not_quiet() {
-        let role = |process: &str, growth_bytes| RoleGrowth {
+        let role = |process: &str, growth| RoleGrowth {
             process: process.to_owned(),
-            growth_bytes,
+            growth,
             rss_bytes: 0,
         };
         let growth = [role("decode-0", 1e6), role("decode-1", 9e5), role("router", -5.0)];

@@ -36,7 +36,7 @@ pub mod screen;
 pub mod words;
 
 #[cfg(test)]
-pub(crate) mod fixture;
+mod fixture;
 
 use std::fs::File;
 use std::io::{self, BufWriter};
@@ -141,7 +141,7 @@ fn told(measurement: &Measurement) -> String {
 }
 
 /// `name` as a file name: a scenario file may call a cure anything, slashes included.
-pub(crate) fn file_name(name: &str) -> String {
+fn file_name(name: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
     name.chars().map(plain).collect()
 }

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pdlab_leak::scenario::{Churn, Pattern, Scenario};
+use pdlab_leak::scenario::{Churn, Fault, Pattern, Scenario, WarmUp};
 
 use crate::cluster::plan::{KV_READ_TIMEOUT_MS, MAX_NUM_BATCHED_TOKENS};
-use crate::cluster::{ChurnPlan, ClusterPlan, EnginePlan, Patience, Policy};
-use crate::serve::{LoadConfig, Random, Rate};
+use crate::cluster::{ChurnPlan, ClusterPlan, EnginePlan, FaultPlan, Patience, Policy};
+use crate::serve::{Leavers, LoadConfig, Random, Rate};
 
 /// What a run takes from outside of its scenario.
 #[derive(Debug, Clone)]
@@ -47,7 +47,10 @@ pub fn cluster(scenario: &Scenario, host: &Host) -> ClusterPlan {
         transport: scenario.transport,
         ucx: host.ucx.clone(),
         churn: scenario.churn.as_ref().map_or(NO_CHURN, churn),
-        kv_read_timeout_ms: KV_READ_TIMEOUT_MS,
+        kv_lease_duration_s: cluster.kv_lease_seconds,
+        kv_read_timeout_ms: cluster.kv_read_timeout_ms.unwrap_or(KV_READ_TIMEOUT_MS),
+        reconnect_every: cluster.reconnect_every,
+        faults: scenario.faults.iter().map(fault).collect(),
         seed: scenario.seed,
         policy: Policy::RoundRobin,
         listen: ("127.0.0.1".to_owned(), 0),
@@ -68,15 +71,52 @@ pub fn load(scenario: &Scenario, url: &str) -> LoadConfig {
         ..Random::default()
     };
     config.seed = scenario.seed;
+    config.leavers = (load.abort_ratio > 0.0).then(|| Leavers {
+        ratio: load.abort_ratio,
+        patience: Duration::from_millis(load.abort_after_ms),
+    });
     config.drain_timeout = LOAD_DRAIN;
     config.target.request_timeout = REQUEST_TIMEOUT;
     config
 }
 
+/// When the first sample is taken.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct WarmUpPlan {
+    /// Requests that must be answered in any case, for the cluster to count as serving.
+    pub least_requests: u64,
+    /// Requests to wait for.
+    pub requests: u64,
+    /// How long under load.
+    pub least: Duration,
+    /// How long to wait for `requests` at most, once the cluster serves.
+    pub most: Duration,
+}
+
+/// A warm-up by requests that takes longer than this is cut short: a large pool or a slow engine
+/// must not eat the time for measuring, and the estimator finds the rest of it by itself.
+const WARM_UP: Duration = Duration::from_secs(5);
+
+/// What goes before the first sample of `scenario`.
+pub fn warm_up(scenario: &Scenario) -> WarmUpPlan {
+    let least_requests = least_warm_up_requests(scenario);
+    let plan = WarmUpPlan {
+        least_requests,
+        requests: least_requests,
+        least: Duration::ZERO,
+        most: WARM_UP,
+    };
+    match scenario.measure.warm_up {
+        WarmUp::None => WarmUpPlan { least_requests: 0, requests: 0, ..plan },
+        WarmUp::Blocks => WarmUpPlan { requests: warm_up_requests(scenario), ..plan },
+        WarmUp::Seconds(seconds) => WarmUpPlan { least: Duration::from_secs_f64(seconds), ..plan },
+    }
+}
+
 /// Requests to answer before the first sample, so that growth that is certain to end is over:
 /// lazy starts, and a prefix cache and transfer pools that fill until every KV block has been
 /// used. What the estimator still finds out of line after that it cuts off by itself.
-pub fn warm_up_requests(scenario: &Scenario) -> u64 {
+fn warm_up_requests(scenario: &Scenario) -> u64 {
     /// Times that every block is used. With the default scenario decode's heap stops growing
     /// after 2.5 rounds.
     const ROUNDS: u64 = 3;
@@ -89,7 +129,7 @@ pub fn warm_up_requests(scenario: &Scenario) -> u64 {
 
 /// Requests that must be answered before the first sample in any case: twice around, every slot
 /// of the load has had an answer and has gone on.
-pub fn least_warm_up_requests(scenario: &Scenario) -> u64 {
+fn least_warm_up_requests(scenario: &Scenario) -> u64 {
     2 * u64::from(scenario.load.concurrency)
 }
 
@@ -102,6 +142,10 @@ const NO_CHURN: ChurnPlan = ChurnPlan {
     per_token: 0.0,
     rate_per_s: 0.0,
 };
+
+fn fault(fault: &Fault) -> FaultPlan {
+    FaultPlan { kind: fault.kind, process: fault.process }
+}
 
 fn churn(churn: &Churn) -> ChurnPlan {
     ChurnPlan {
@@ -118,6 +162,7 @@ fn churn(churn: &Churn) -> ChurnPlan {
 mod tests {
     use super::*;
     use crate::repro::options::DEFAULT_SCENARIO;
+    use pdlab_api::fault::FaultKind;
 
     fn host() -> Host {
         Host {
@@ -151,6 +196,38 @@ mod tests {
         assert_eq!(warm_up_requests(&scenario), 600);
         scenario.load.input_tokens = 100_000;
         assert_eq!(warm_up_requests(&scenario), 8);
+    }
+
+    #[test]
+    fn a_warm_up_lasts_for_blocks_or_seconds_or_is_none() {
+        let mut scenario = Scenario::builtin(DEFAULT_SCENARIO).unwrap();
+        let blocks = warm_up(&scenario);
+        assert!(blocks.requests > blocks.least_requests && blocks.least.is_zero(), "{blocks:?}");
+        scenario.measure.warm_up = WarmUp::Seconds(2.5);
+        let seconds = warm_up(&scenario);
+        assert_eq!(seconds.least, Duration::from_millis(2500));
+        assert_eq!(seconds.requests, seconds.least_requests);
+        scenario.measure.warm_up = WarmUp::None;
+        assert_eq!((warm_up(&scenario).least_requests, warm_up(&scenario).requests), (0, 0));
+    }
+
+    #[test]
+    fn mistakes_leases_and_leavers_reach_roles_and_load() {
+        let mut scenario = Scenario::builtin(DEFAULT_SCENARIO).unwrap();
+        assert_eq!(load(&scenario, "http://x").leavers, None);
+        scenario.load.abort_ratio = 0.5;
+        scenario.cluster.kv_lease_seconds = 480.0;
+        scenario.cluster.kv_read_timeout_ms = Some(700);
+        scenario.faults = vec![Fault {
+            role: pdlab_leak::scenario::Role::Decode,
+            kind: FaultKind::SilentAbort,
+            process: None,
+        }];
+        let plan = cluster(&scenario, &host());
+        assert_eq!((plan.kv_lease_duration_s, plan.kv_read_timeout_ms), (480.0, 700));
+        assert!(plan.workers()[1].args.join(" ").contains("--fault silent-abort"));
+        let leavers = load(&scenario, "http://x").leavers.unwrap();
+        assert_eq!((leavers.ratio, leavers.patience), (0.5, Duration::from_millis(50)));
     }
 
     #[test]

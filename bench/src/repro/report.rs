@@ -7,15 +7,15 @@ use pdlab_leak::estimate::Estimate;
 use pdlab_leak::explain;
 use pdlab_leak::result::{MitigationResult, ReproResult};
 use pdlab_leak::sample::Sample;
-use pdlab_leak::scenario::{Conditions, Expectation, Mitigation, Scenario};
+use pdlab_leak::scenario::{Expectation, Found, Mitigation, Scenario};
 use pdlab_leak::signature::Signature;
 use pdlab_leak::verdict::VerdictKind;
 use pdlab_leak::work::Work;
 use serde::{Deserialize, Serialize};
 
 use super::attribution::Attribution;
-use super::cell::Measurement;
-use super::cost::{Cost, CostRatio, cost};
+use super::cell::{self, Measurement};
+use super::cost::{Cost, CostRatio, cost, cost_growth};
 use super::growth::{self, RoleGrowth};
 use super::pace::Step;
 
@@ -33,8 +33,14 @@ pub struct RunReport {
     pub requests_completed: u64,
     /// Requests that failed, warm-up included.
     pub requests_failed: u64,
+    /// Requests that their clients gave up as the scenario has it, warm-up included.
+    pub requests_abandoned: u64,
     /// Requests answered per second of measurement.
     pub requests_per_s: f64,
+    /// KV reads that decode refused or found corrupt, warm-up included.
+    pub reads_refused: u64,
+    /// What was not given back when the load had ended; null if everything was.
+    pub held_after_drain: Option<String>,
     /// Whether the measurement ended at a limit of the scenario instead of with a verdict.
     pub limit_reached: Option<Step>,
     /// Why the run has not matched; empty if it has.
@@ -52,7 +58,7 @@ pub struct RunReport {
 /// How the proof of one cure went.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MitigationRun {
-    /// `NAME=VALUE`, as in `mitigations`.
+    /// What it changes, as in `mitigations`.
     pub setting: String,
     /// Why there is no result, if there is none.
     pub failed: Option<String>,
@@ -77,12 +83,7 @@ pub struct Trial<'a> {
 
 /// What must come out of `scenario`, given what was really in use.
 pub fn expectation(scenario: &Scenario, measurement: &Measurement) -> Option<Expectation> {
-    scenario.expectation(&Conditions {
-        transport: measurement.transport,
-        ucx: measurement.ucx_version(),
-        churn: scenario.churn.as_ref().map(|churn| churn.pattern),
-        env: &scenario.env,
-    })
+    cell::expectation(scenario, measurement.transport, measurement.ucx.as_deref())
 }
 
 /// The cures to try after `measurement`: those that the scenario knows for the UCX in use, if it
@@ -115,7 +116,8 @@ impl RunReport {
         let (mitigations, mitigation_runs): (Vec<_>, Vec<_>) =
             trials.iter().map(|trial| base.compare(trial)).unzip();
         let expectation = expectation(scenario, measurement);
-        let mut mismatches = mismatches(expectation.as_ref(), measurement, quiet_growth_ratio);
+        let found = Found { quiet_growth_ratio, ..found(measurement, Some(attribution)) };
+        let mut mismatches = mismatches(expectation.as_ref(), &measurement.faults, &found);
         let unproven = mitigations.iter().filter(|mitigation| !mitigation.matched);
         mismatches
             .extend(unproven.map(|mitigation| format!("{} is not proven", mitigation.setting)));
@@ -134,7 +136,10 @@ impl RunReport {
             roles,
             requests_completed: measurement.requests.completed,
             requests_failed: measurement.requests.failed,
+            requests_abandoned: measurement.requests.abandoned,
             requests_per_s: measurement.requests.per_s,
+            reads_refused: measurement.refused,
+            held_after_drain: measurement.held_after_drain.clone(),
             limit_reached: (measurement.ended != Step::Enough).then_some(measurement.ended),
             mismatches,
             faults: measurement.faults.clone(),
@@ -167,8 +172,10 @@ impl Base {
         let matched = failed.is_none()
             && measured.is_some_and(|measurement| {
                 let due = expectation(&trial.scenario, measurement);
-                mismatches(due.as_ref(), measurement, None).is_empty()
+                let found = found(measurement, None);
+                mismatches(due.as_ref(), &measurement.faults, &found).is_empty()
             });
+        let bytes = trial.scenario.measure.gauge.is_bytes();
         let setting = trial.mitigation.setting();
         let result = MitigationResult {
             setting: setting.clone(),
@@ -177,7 +184,8 @@ impl Base {
                 .filter(|_| failed.is_none())
                 .map_or(VerdictKind::Inconclusive, |judgement| judgement.verdict.kind()),
             matched,
-            slope_bytes_per_unit: slope.map(|slope| slope.value),
+            slope_per_unit: slope.map(|slope| slope.value),
+            slope_bytes_per_unit: slope.map(|slope| slope.value).filter(|_| bytes),
             ci_low: slope.map(|slope| slope.low),
             ci_high: slope.map(|slope| slope.high),
             cost_ratio: ratio.map(|ratio| ratio.value),
@@ -202,49 +210,35 @@ impl Base {
     }
 }
 
+/// What `measurement` found. A proof of a cure has no attribution: nothing grew.
+fn found<'a>(measurement: &Measurement, attribution: Option<&'a Attribution>) -> Found<'a> {
+    let judgement = &measurement.judgement;
+    let owner = attribution.and_then(|attribution| attribution.owners.first());
+    Found {
+        verdict: judgement.verdict.kind(),
+        axes: measurement.axes,
+        slope: judgement.estimate.as_ref().map(|estimate| estimate.slope.value),
+        owner: owner.filter(|owner| owner.share > 0.0).map(|owner| owner.name.as_str()),
+        quiet_growth_ratio: None,
+        cost_growth: cost_growth(&measurement.cpu).and_then(|price| price.ratio()),
+        refused: measurement.refused,
+        held_after_drain: measurement.held_after_drain.is_some(),
+    }
+}
+
 /// Why a measurement did not come out as it must; empty if it did. What the scenario does not
 /// foresee cannot.
 fn mismatches(
     expectation: Option<&Expectation>,
-    measurement: &Measurement,
-    quiet_growth_ratio: Option<f64>,
+    faults: &[String],
+    found: &Found<'_>,
 ) -> Vec<String> {
-    let mut found = measurement.faults.clone();
-    let verdict = measurement.judgement.verdict.kind();
-    let Some(due) = expectation else {
-        found.push("the scenario foresees nothing for what was run".to_owned());
-        return found;
-    };
-    let Some(estimate) = &measurement.judgement.estimate else {
-        found.push("there is no slope".to_owned());
-        return found;
-    };
-    if due.matches(verdict, estimate.slope.value, quiet_growth_ratio) {
-        return found;
+    let mut all = faults.to_vec();
+    match expectation {
+        Some(expectation) => all.extend(expectation.due.mismatches(found)),
+        None => all.push("the scenario foresees nothing for what was run".to_owned()),
     }
-    if verdict != due.verdict {
-        found.push(format!("the verdict is {verdict}, not {}", due.verdict));
-    }
-    let slope = estimate.slope.value;
-    if !(due.slope_min..=due.slope_max).contains(&slope) {
-        found.push(format!(
-            "the slope of {slope:.1} is not within {:.1} to {:.1} B per {}",
-            due.slope_min, due.slope_max, measurement.unit
-        ));
-    }
-    if let (Some(max), Some(ratio)) = (due.quiet_growth_ratio_max, quiet_growth_ratio)
-        && ratio > max
-    {
-        found.push(format!(
-            "roles without churn grew by {:.2} % of the judged one, more than {:.2} %",
-            100.0 * ratio,
-            100.0 * max
-        ));
-    }
-    if found.is_empty() {
-        found.push("it is not what the scenario expects".to_owned());
-    }
-    found
+    all
 }
 
 /// What all decodes did from the first sample to the last: they make the transfers and the churn.
@@ -267,6 +261,8 @@ fn work(measurement: &Measurement) -> Work {
         total.kv_bytes += done.kv_bytes;
         total.blocks_verified += done.blocks_verified;
         total.corrupt_blocks += done.corrupt_blocks;
+        total.steps += done.steps;
+        total.reconnects += done.reconnects;
     }
     total
 }
@@ -289,30 +285,37 @@ fn result(
 ) -> ReproResult {
     let judgement = &measurement.judgement;
     let estimate = judgement.estimate.as_ref();
+    let memory = estimate.filter(|_| measurement.axes.gauge.is_bytes());
+    let price = cost_growth(&measurement.cpu);
     let (rss_start, rss_end) = rss(measurement);
     let limit_bytes = scenario.measure.memory_limit_bytes;
     ReproResult {
         scenario: scenario.name.clone(),
         verdict: judgement.verdict.kind(),
-        doubt: explain::doubt(judgement, scenario.unit),
-        expected: expectation.map(|expectation| expectation.verdict),
+        doubt: explain::doubt(judgement, measurement.axes),
+        expected: expectation.map(|expectation| expectation.due.verdict),
         matched,
         ucx_version: measurement.ucx.clone(),
         transport: measurement.transport,
         settings: measurement.env.clone(),
         role: scenario.role,
         unit: scenario.unit,
-        slope_bytes_per_unit: estimate.map(|estimate| estimate.slope.value),
+        gauge: measurement.axes.gauge,
+        slope_per_unit: estimate.map(|estimate| estimate.slope.value),
+        slope_bytes_per_unit: memory.map(|estimate| estimate.slope.value),
         ci_low: estimate.map(|estimate| estimate.slope.low),
         ci_high: estimate.map(|estimate| estimate.slope.high),
-        slope_mb_per_min: estimate.map(Estimate::mb_per_min),
-        hours_to_limit: estimate.and_then(|estimate| estimate.hours_to(limit_bytes, rss_end)),
+        slope_mb_per_min: memory.map(Estimate::mb_per_min),
+        hours_to_limit: memory.and_then(|estimate| estimate.hours_to(limit_bytes, rss_end)),
         memory_limit_bytes: limit_bytes,
         rss_growth_bytes: rss_end as i64 - rss_start as i64,
         explained_ratio: attribution.explained_ratio,
         owners: attribution.owners.clone(),
         signature: attribution.signature.as_ref().map(Signature::reference),
         quiet_growth_ratio,
+        cost_first_us: price.map(|price| price.first_us),
+        cost_last_us: price.map(|price| price.last_us),
+        cost_growth: price.and_then(|price| price.ratio()),
         work: work(measurement),
         warmup_units: estimate.map(|estimate| estimate.warmup.units),
         samples: estimate.map_or(0, |estimate| estimate.samples),
@@ -408,7 +411,7 @@ mod tests {
         let told = report(&loud, &[]);
         assert!(!told.result.matched && told.mismatches[0].contains("grew by 1.7"), "{told:?}");
         let smaller = report(&fixture::measurement(&scenario, 130.0, 0.0), &[]);
-        assert!(smaller.mismatches[0].starts_with("the slope of 130.0 is not"), "{smaller:?}");
+        assert!(smaller.mismatches[0].starts_with("the slope of 130.000 is not"), "{smaller:?}");
         assert!(report(&fixture::measurement(&scenario, 144.0, 0.0), &[]).result.matched);
     }
 

@@ -1,4 +1,4 @@
-//! Reads the roles of a cluster: memory from `/proc`, paired with counters of work over HTTP.
+//! Reads the roles of a cluster: memory from `/proc`, paired with counters over HTTP.
 
 use std::time::Instant;
 
@@ -100,13 +100,14 @@ impl Watch {
         let t_us = begun_us.midpoint(self.now_us());
         let after = self.counted(cluster, index).await?;
         let process = cluster.roles()[index].label().to_owned();
-        Ok(Sample { process, t_us, work: interpolate(before, after, t_us), memory })
+        let Counted { work, held, .. } = interpolate(before, after, t_us);
+        Ok(Sample { process, t_us, work, memory, held })
     }
 
     async fn counted(&self, cluster: &mut Cluster, index: usize) -> Result<Counted, ReproError> {
         let asked_us = self.now_us();
         let snapshot = cluster.snapshot(index).await?;
-        Ok(Counted::in_exchange(asked_us, self.now_us(), &snapshot.work))
+        Ok(Counted::in_exchange(asked_us, self.now_us(), &snapshot))
     }
 
     fn now_us(&self) -> u64 {

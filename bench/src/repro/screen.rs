@@ -5,7 +5,8 @@
 
 use std::path::Path;
 
-use pdlab_leak::explain;
+use pdlab_leak::explain::{self, fixed};
+use pdlab_leak::gauge::{Axes, Gauge};
 use pdlab_leak::result::MitigationResult;
 use pdlab_leak::scenario::{Scenario, Transport};
 use pdlab_leak::verdict::VerdictKind;
@@ -30,18 +31,25 @@ pub fn render(
     report: &RunReport,
     dir: &Path,
 ) -> String {
-    let (result, unit) = (&report.result, scenario.unit);
+    let (result, axes) = (&report.result, measurement.axes);
     let estimate = measurement.judgement.estimate.as_ref();
     let leaks = result.verdict == VerdictKind::Leak;
     let mut page = Page::default();
-    page.item("verdict", &explain::verdict(&measurement.judgement, unit));
+    page.item("verdict", &explain::verdict(&measurement.judgement, axes));
     if let Some(doubt) = &result.doubt {
         page.item("", doubt);
     }
     if let Some(estimate) = estimate.filter(|_| leaks) {
         let now_bytes = report.roles.first().map_or(0, |role| role.rss_bytes);
         let limit_bytes = result.memory_limit_bytes;
-        page.item("", &explain::consequence(estimate, unit, now_bytes, limit_bytes));
+        page.item("", &explain::consequence(estimate, axes, now_bytes, limit_bytes));
+    }
+    let expectation = report::expectation(scenario, measurement);
+    let asked = expectation.as_ref().is_some_and(|found| found.due.cost_growth_min.is_some());
+    if let (true, Some(first_us), Some(last_us)) =
+        (asked, result.cost_first_us, result.cost_last_us)
+    {
+        page.item("", &explain::cost_growth(first_us, last_us, axes.unit));
     }
     page.blank();
     page.item("scenario", &format!("{}: {}", scenario.name, scenario.title));
@@ -49,7 +57,7 @@ pub fn render(
     if let Some(blind_spot) = explain::blind_spot(measurement.transport) {
         page.item("", blind_spot);
     }
-    page.item("growth", &growth(report));
+    page.item("growth", &growth(report, axes.gauge));
     if let Some(ratio) = result.quiet_growth_ratio.filter(|_| leaks) {
         page.item("", &explain::quiet(ratio));
     }
@@ -66,20 +74,18 @@ pub fn render(
     }
     page.item("measured", &measured(measurement));
     if let Some(estimate) = estimate {
-        page.item("", &explain::warmup(estimate, unit));
+        page.item("", &explain::warmup(estimate, axes));
     }
     page.item("meanwhile", &meanwhile(report));
     report.faults.iter().for_each(|fault| page.item("FAULT", fault));
     report.remarks.iter().for_each(|remark| page.item("remark", remark));
     cures(&mut page, report);
     page.blank();
-    let expectation = report::expectation(scenario, measurement);
-    let due = explain::expectation(expectation.as_ref(), result.matched, unit);
+    let due = explain::expectation(expectation.as_ref(), result.matched, axes);
     page.item("expected", &due);
     report.mismatches.iter().for_each(|mismatch| page.item("", &format!("- {mismatch}")));
     page.item("files", &format!("{}/", dir.display()));
     page.item("", "result.json, samples.csv, scenario.toml, logs/");
-    page.item("page", &format!("pdlab report {}", dir.display()));
     page.item("took", &format!("{:.1} s in all", report.total_s));
     page.text
 }
@@ -94,10 +100,15 @@ fn ran_on(measurement: &Measurement) -> String {
     text
 }
 
-fn growth(report: &RunReport) -> String {
+fn growth(report: &RunReport, gauge: Gauge) -> String {
     let parts = report.roles.iter().map(|role| {
         let rss = amount(role.rss_bytes as f64);
-        format!("{} {} (RSS {rss})", role.process, change(role.growth_bytes))
+        let growth = if gauge.is_bytes() {
+            change(role.growth)
+        } else {
+            format!("{:+.0} {}", role.growth, gauge.label())
+        };
+        format!("{} {growth} (RSS {rss})", role.process)
     });
     parts.collect::<Vec<_>>().join(", ")
 }
@@ -119,7 +130,7 @@ fn measured(measurement: &Measurement) -> String {
     };
     format!(
         "{} of {} in {:.1} s{limit}",
-        counted(measurement.units() as u64, &measurement.unit.to_string()),
+        counted(measurement.units() as u64, &measurement.axes.unit.to_string()),
         measurement.judged,
         measurement.duration_s,
     )
@@ -144,17 +155,17 @@ fn cures(page: &mut Page, report: &RunReport) {
     if runs.len() == 0 {
         return;
     }
-    let unit = report.result.unit;
+    let axes = Axes { gauge: report.result.gauge, unit: report.result.unit };
     let width = report.mitigation_runs.iter().map(|run| run.setting.len()).max().unwrap_or(0);
-    let slope = format!("B per {unit} (95 % CI)");
-    let cpu = format!("CPU per {unit}");
+    let slope = format!("{axes} (95 % CI)");
+    let cpu = format!("CPU per {}", axes.unit);
     page.blank();
     page.line(&format!(
         "{:width$}  {slope:>24}  {:12}  {cpu:13}  requests/s",
         "cures proven", "verdict"
     ));
     for (cure, run) in runs {
-        page.line(&format!("{:width$}  {}", run.setting, cells(cure, run)));
+        page.line(&format!("{:width$}  {}", run.setting, cells(cure, run, axes.gauge)));
         if let Some(reason) = &run.failed {
             page.indented(&format!("failed: {reason}"));
         } else if !cure.matched {
@@ -169,10 +180,11 @@ fn cures(page: &mut Page, report: &RunReport) {
     );
 }
 
-fn cells(cure: &MitigationResult, run: &MitigationRun) -> String {
-    let slope = match (cure.slope_bytes_per_unit, cure.ci_low, cure.ci_high) {
+fn cells(cure: &MitigationResult, run: &MitigationRun, gauge: Gauge) -> String {
+    let slope = match (cure.slope_per_unit, cure.ci_low, cure.ci_high) {
         (Some(slope), Some(low), Some(high)) => {
-            format!("{} ({} to {})", tenths(slope), tenths(low), tenths(high))
+            let [slope, low, high] = [slope, low, high].map(|value| fixed(value, gauge));
+            format!("{slope} ({low} to {high})")
         }
         _ => "-".to_owned(),
     };
@@ -187,12 +199,6 @@ fn cells(cure: &MitigationResult, run: &MitigationRun) -> String {
     };
     let requests = run.request_ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
     format!("{slope:>24}  {verdict:12}  {cost:13}  {requests}")
-}
-
-/// One decimal, and no minus before zero.
-fn tenths(value: f64) -> String {
-    let text = format!("{value:.1}");
-    if text == "-0.0" { "0.0".to_owned() } else { text }
 }
 
 /// Lines of labelled, wrapped text.

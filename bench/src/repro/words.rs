@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use pdlab_leak::explain::fixed;
+use pdlab_leak::gauge::{Axes, Gauge};
 use pdlab_leak::scenario::Transport;
 use pdlab_leak::verdict::Judgement;
-use pdlab_leak::work::Unit;
 
 use super::pace::Pace;
 use crate::cluster::ClusterPlan;
@@ -32,27 +33,37 @@ pub fn path(transport: Transport, ucx: Option<&str>) -> String {
 pub fn live(
     cell: &str,
     pace: &Pace,
-    unit: Unit,
+    axes: Axes,
     units: f64,
     elapsed_s: f64,
     judgement: &Judgement,
 ) -> String {
     let percent = 100.0 * pace.progress(units);
     let rate = grouped((units / elapsed_s.max(1e-9)) as u64);
+    let unit = axes.unit;
     let done = format!("{cell}: {percent:3.0} %, {} {unit}s at {rate}/s", grouped(units as u64));
     match &judgement.estimate {
         Some(estimate) => {
             let slope = &estimate.slope;
+            let text = |value| fixed(value, axes.gauge);
             format!(
-                "{done}, {:.1} B per {unit} ({:.1} to {:.1}), {} so far",
-                slope.value,
-                slope.low,
-                slope.high,
+                "{done}, {} {axes} ({} to {}), {} so far",
+                text(slope.value),
+                text(slope.low),
+                text(slope.high),
                 judgement.verdict.kind()
             )
         }
         None => format!("{done}, too early for an estimate"),
     }
+}
+
+/// That what was to be judged is not told.
+pub fn untold(process: &str, gauge: Gauge) -> String {
+    format!(
+        "{process} does not tell {}: this transport, or this version of UCX, does not show it",
+        gauge.subject()
+    )
 }
 
 /// Why a load that gets no answers is given up.
@@ -114,6 +125,7 @@ mod tests {
     use super::*;
     use pdlab_leak::estimate::{Point, Series};
     use pdlab_leak::verdict::{Criteria, judge};
+    use pdlab_leak::work::Unit;
 
     const PACE: Pace = Pace { units: 200_000.0, give_up_units: 1e6, max_s: 30.0 };
 
@@ -130,18 +142,17 @@ mod tests {
     fn the_live_line_says_how_far_and_how_fast() {
         let point = |i: u64| {
             let work = 1000.0 * i as f64;
-            Point { work, bytes: 1e8 + 144.0 * work, t_s: i as f64 / 40.0 }
+            Point { work, level: 1e8 + 144.0 * work, t_s: i as f64 / 40.0 }
         };
         let series = Series::new((0..100).map(point));
-        let criteria = Criteria::with_margin(4.0);
+        let criteria = Criteria::new(Gauge::Held, 4.0);
+        let axes = Axes { gauge: Gauge::Held, unit: Unit::Unmap };
         assert_eq!(
-            live("default", &PACE, Unit::Unmap, 99_000.0, 2.5, &judge(&series, &criteria, 1)),
+            live("default", &PACE, axes, 99_000.0, 2.5, &judge(&series, &criteria, 1)),
             "default:  50 %, 99,000 unmaps at 39,600/s, 144.0 B per unmap (144.0 to 144.0), leak so far"
         );
         let few = judge(&Series::default(), &criteria, 1);
-        assert!(
-            live("x", &PACE, Unit::Unmap, 0.0, 0.0, &few).ends_with("too early for an estimate")
-        );
+        assert!(live("x", &PACE, axes, 0.0, 0.0, &few).ends_with("too early for an estimate"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::client::Client;
@@ -25,6 +26,8 @@ pub(super) struct Planned {
     /// Since the start of the load; none for as soon as there is a slot.
     pub(super) due: Option<Duration>,
     pub(super) sample: Sample,
+    /// How long its client waits before it goes away; none for "until the answer".
+    pub(super) patience: Option<Duration>,
 }
 
 /// What is kept of each request when it is over.
@@ -70,6 +73,7 @@ impl Ledger {
             sent: self.sent.load(Ordering::Relaxed),
             completed: totals.completed,
             failed: totals.failed,
+            abandoned: totals.abandoned,
             prompt_tokens: totals.prompt_tokens,
             output_tokens: steps.max(totals.output_tokens),
         }
@@ -83,6 +87,11 @@ impl Ledger {
     /// Forgets how long requests have taken so far; their counts stay.
     pub(super) fn forget_latencies(&self) {
         self.lock().totals.forget_latencies();
+    }
+
+    /// A client went away, as planned.
+    fn abandon(&self) {
+        self.lock().totals.abandoned += 1;
     }
 
     fn add(&self, mut record: Record) {
@@ -169,9 +178,14 @@ impl Driver {
             };
             self.ledger.sent.fetch_add(1, Ordering::Relaxed);
             let (client, ledger) = (Arc::clone(&self.client), Arc::clone(&self.ledger));
+            let patience = planned.patience.unwrap_or(Duration::MAX);
             tasks.spawn(async move {
-                let outcome = client.request(&index.to_string(), body).await;
-                ledger.add(Record::new(start, slot, outcome));
+                let name = index.to_string();
+                // Dropping the request closes its connection, as a client that goes away does.
+                match timeout(patience, client.request(&name, body)).await {
+                    Ok(outcome) => ledger.add(Record::new(start, slot, outcome)),
+                    Err(_) => ledger.abandon(),
+                }
                 drop(turn.permit);
             });
             while let Some(ended) = tasks.try_join_next() {

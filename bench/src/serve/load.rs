@@ -33,8 +33,30 @@ pub struct LoadConfig {
     pub dataset: Random,
     /// Equal seeds send equal requests at equal times.
     pub seed: u64,
+    /// Clients that go away before they have an answer.
+    pub leavers: Option<Leavers>,
     /// How long requests under way may take after the stop; then they are aborted.
     pub drain_timeout: Duration,
+}
+
+/// Clients that go away before they have an answer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Leavers {
+    /// Share of all requests, 0 to 1. Which ones follows from the seed.
+    pub ratio: f64,
+    /// How long they wait.
+    pub patience: Duration,
+}
+
+impl Leavers {
+    /// How long the client of request `index` waits, if it goes away at all.
+    fn patience(&self, seed: u64, index: u64) -> Option<Duration> {
+        /// A stream of random numbers of its own.
+        const KIND: u64 = 7;
+        // 53 bits are a number below 1 that is exact.
+        let drawn = (derive_seed(seed, KIND, index) >> 11) as f64 / (1u64 << 53) as f64;
+        (drawn < self.ratio).then_some(self.patience)
+    }
 }
 
 impl LoadConfig {
@@ -47,6 +69,7 @@ impl LoadConfig {
             max_concurrency: DEFAULT_MAX_CONCURRENCY,
             dataset: Random::default(),
             seed: 0,
+            leavers: None,
             drain_timeout: Duration::from_secs(10),
         }
     }
@@ -77,6 +100,8 @@ pub struct Counts {
     pub completed: u64,
     /// Requests that failed.
     pub failed: u64,
+    /// Requests whose client went away, as planned.
+    pub abandoned: u64,
     /// Prompt tokens of completed requests.
     pub prompt_tokens: u64,
     /// Tokens received, those of requests still under way included. A server that sends several
@@ -87,7 +112,7 @@ pub struct Counts {
 impl Counts {
     /// Requests sent and not over yet.
     pub fn in_flight(&self) -> u64 {
-        self.sent - self.completed - self.failed
+        self.sent - self.completed - self.failed - self.abandoned
     }
 }
 
@@ -105,9 +130,11 @@ impl Load {
             Arrivals::new(config.rate, config.burstiness, derive_seed(config.seed, 0, 0))?;
         let samples = config.dataset.samples(config.seed)?;
         let closed = config.rate == Rate::Unlimited;
-        let requests = arrivals
-            .zip(samples)
-            .map(move |(due, sample)| Planned { due: (!closed).then_some(due), sample });
+        let requests = arrivals.zip(samples).zip(0..).map(move |((due, sample), index)| Planned {
+            due: (!closed).then_some(due),
+            sample,
+            patience: config.leavers.and_then(|leavers| leavers.patience(config.seed, index)),
+        });
 
         let client = Arc::new(Client::connect(&config.target, false).await?);
         let ledger = Arc::new(Ledger::new(Goodput::default(), Keep::Sums));
@@ -178,5 +205,22 @@ struct AbortOnDrop(JoinHandle<Result<(), Error>>);
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_seed_says_who_leaves() {
+        let patience = Duration::from_millis(5);
+        let leaves = |ratio: f64, seed: u64| {
+            let leavers = Leavers { ratio, patience };
+            (0..1000).filter(|&index| leavers.patience(seed, index) == Some(patience)).count()
+        };
+        assert_eq!((leaves(0.0, 1), leaves(1.0, 1)), (0, 1000));
+        assert!((200..300).contains(&leaves(0.25, 1)), "{}", leaves(0.25, 1));
+        assert_eq!(leaves(0.25, 3), leaves(0.25, 3));
     }
 }

@@ -47,7 +47,7 @@ pub mod trace;
 
 pub use arrivals::Rate;
 pub use error::Error;
-pub use load::{Counts, Load, LoadConfig, LoadHandle};
+pub use load::{Counts, Leavers, Load, LoadConfig, LoadHandle};
 pub use options::Options;
 pub use progress::Progress;
 pub use random::Random;

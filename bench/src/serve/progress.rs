@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn lines_say_how_far_and_how_fast() {
         let counts =
-            Counts { sent: 50, completed: 40, failed: 2, prompt_tokens: 0, output_tokens: 900 };
+            Counts { sent: 50, completed: 40, failed: 2, output_tokens: 900, ..Counts::default() };
         let news = News { elapsed: Duration::from_secs(4), planned: 100, counts };
         assert_eq!(
             line(&news),

@@ -124,6 +124,8 @@ pub struct Totals {
     pub completed: u64,
     /// Requests that failed.
     pub failed: u64,
+    /// Requests whose client went away before the answer, as planned. No failures.
+    pub abandoned: u64,
     /// Requests that met the service level.
     pub good: u64,
     /// Tokens of the prompts of completed requests.

@@ -187,7 +187,7 @@ impl Report {
 
     /// Requests that were under way when the load was stopped and the drain timeout was over.
     pub fn aborted(&self) -> u64 {
-        self.sent - self.totals.completed - self.totals.failed
+        self.sent - self.totals.completed - self.totals.failed - self.totals.abandoned
     }
 
     /// So many per second of the load.

@@ -79,7 +79,7 @@ impl Config {
         if self.max_concurrency == Some(0) {
             return Err(Error::config("--max-concurrency", "must be at least 1"));
         }
-        let planned = |(due, sample)| Planned { due: Some(due), sample };
+        let planned = |(due, sample)| Planned { due: Some(due), sample, patience: None };
         match &self.dataset {
             Dataset::Random(random) => {
                 let seed = derive_seed(self.seed, 0, 0);
@@ -236,7 +236,7 @@ async fn warm_up(
         stop: stop.clone(),
         drain_timeout: config.drain_timeout,
     };
-    let first = Planned { due: Some(Duration::ZERO), sample: first.clone() };
+    let first = Planned { due: Some(Duration::ZERO), sample: first.clone(), patience: None };
     driver.run(Instant::now(), std::iter::repeat_n(first, config.num_warmups)).await
 }
 

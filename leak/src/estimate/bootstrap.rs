@@ -16,7 +16,7 @@ const RESAMPLES: usize = 400;
 /// What a fit of a stretch of the series yields.
 pub(super) struct Fit {
     pub(super) slope: Slope,
-    pub(super) noise_bytes: f64,
+    pub(super) noise: f64,
 }
 
 /// Fits `points`; `None` if no work lies between them.
@@ -24,11 +24,11 @@ pub(super) fn fit(points: &[Point], seed: u64) -> Option<Fit> {
     let bins = bins(points);
     let work: Vec<f64> = bins.iter().map(|bin| bin.0).collect();
     // Theil-Sen does not mind an offset, and without one the differences lose no digits.
-    let bytes: Vec<f64> = bins.iter().map(|bin| bin.1 - bins[0].1).collect();
+    let levels: Vec<f64> = bins.iter().map(|bin| bin.1 - bins[0].1).collect();
     let pairs = Pairs::of(&work)?;
     let mut scratch = Vec::new();
-    let value = pairs.slope(&bytes, &mut scratch);
-    let residuals = residuals(&work, &bytes, value);
+    let value = pairs.slope(&levels, &mut scratch);
+    let residuals = residuals(&work, &levels, value);
     let block = block_length(&residuals);
 
     // The slope of line plus noise is the line's slope plus the noise's: only the residuals need fitting again.
@@ -54,13 +54,13 @@ pub(super) fn fit(points: &[Point], seed: u64) -> Option<Fit> {
             low: value + errors[tail - 1].min(0.0) * reach,
             high: value + errors[RESAMPLES - tail].max(0.0) * reach,
         },
-        noise_bytes: spread(&residuals),
+        noise: spread(&residuals),
     })
 }
 
-fn residuals(work: &[f64], bytes: &[f64], slope: f64) -> Vec<f64> {
+fn residuals(work: &[f64], levels: &[f64], slope: f64) -> Vec<f64> {
     let mut rest: Vec<f64> =
-        work.iter().zip(bytes).map(|(x, y)| y - slope * (x - work[0])).collect();
+        work.iter().zip(levels).map(|(x, y)| y - slope * (x - work[0])).collect();
     let mean = rest.iter().sum::<f64>() / rest.len() as f64;
     rest.iter_mut().for_each(|r| *r -= mean);
     rest

@@ -1,6 +1,6 @@
-//! How many bytes per unit of work, and how sure that is.
+//! How much more is held per unit of work, and how sure that is.
 //!
-//! Pure: a series of (work, bytes) goes in, an [`Estimate`] comes out; the same series and seed give the same numbers.
+//! Pure: a series of (work, level) goes in, the level being bytes or whatever the gauge counts, an [`Estimate`] comes out; the same series and seed give the same numbers.
 //! The steps, each in a file of its own:
 //!
 //! 1. **Bins** of neighbouring readings, at most [`MAX_BINS`], each represented by its lower quartiles.
@@ -19,8 +19,8 @@ mod slope;
 mod stairs;
 mod warmup;
 
-use crate::sample::{Gauge, Sample};
-use crate::work::Unit;
+use crate::gauge::Axes;
+use crate::sample::Sample;
 
 /// Bins that a fit works on. Few enough that the residuals of neighbouring bins are nearly independent in a run of a
 /// minute and that the 496 pairs cost microseconds; many enough that a slope loses nothing by them.
@@ -34,8 +34,8 @@ pub const MIN_SAMPLES: usize = 24;
 pub struct Point {
     /// Work done so far, in units.
     pub work: f64,
-    /// Memory, in bytes.
-    pub bytes: f64,
+    /// How much is held, in what the gauge counts.
+    pub level: f64,
     /// When, in seconds.
     pub t_s: f64,
 }
@@ -49,20 +49,15 @@ pub struct Series {
 impl Series {
     /// A series of these points, in order. Points that are no numbers are left out.
     pub fn new(points: impl IntoIterator<Item = Point>) -> Series {
-        let is_number = |p: &Point| p.work.is_finite() && p.bytes.is_finite() && p.t_s.is_finite();
+        let is_number = |p: &Point| p.work.is_finite() && p.level.is_finite() && p.t_s.is_finite();
         Series { points: points.into_iter().filter(is_number).collect() }
     }
 
-    /// The series of one process's samples.
-    pub fn of<'a>(
-        samples: impl IntoIterator<Item = &'a Sample>,
-        unit: Unit,
-        gauge: Gauge,
-    ) -> Series {
-        Series::new(samples.into_iter().map(|sample| Point {
-            work: sample.position(unit),
-            bytes: sample.memory.gauge(gauge) as f64,
-            t_s: sample.t_s(),
+    /// The series of one process's samples. Those that do not tell what the gauge counts are left out.
+    pub fn of<'a>(samples: impl IntoIterator<Item = &'a Sample>, axes: Axes) -> Series {
+        Series::new(samples.into_iter().filter_map(|sample| {
+            let level = axes.gauge.of(sample)? as f64;
+            Some(Point { work: sample.position(axes.unit), level, t_s: sample.t_s() })
         }))
     }
 
@@ -75,11 +70,11 @@ impl Series {
 /// A slope with its interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Slope {
-    /// Bytes per unit.
+    /// What the gauge counts, per unit of work.
     pub value: f64,
-    /// Lower end of the 95 % interval, bytes per unit.
+    /// Lower end of the 95 % interval.
     pub low: f64,
-    /// Upper end of the 95 % interval, bytes per unit.
+    /// Upper end of the 95 % interval.
     pub high: f64,
 }
 
@@ -99,8 +94,8 @@ pub struct Warmup {
     pub units: f64,
     /// Seconds they took.
     pub seconds: f64,
-    /// Bytes gained in them; negative if memory was given back.
-    pub bytes: f64,
+    /// What was gained in them; negative if it was given back.
+    pub growth: f64,
     /// Whether the cut went as far as it may: the warm-up could well last longer.
     pub at_limit: bool,
 }
@@ -124,8 +119,8 @@ pub struct Estimate {
     pub units: f64,
     /// Seconds after the warm-up.
     pub seconds: f64,
-    /// How far readings scatter about the line: standard deviation in bytes, estimated from the median deviation.
-    pub noise_bytes: f64,
+    /// How far readings scatter about the line: standard deviation, estimated from the median deviation.
+    pub noise: f64,
 }
 
 /// Growth in a few steps.
@@ -133,13 +128,13 @@ pub struct Estimate {
 pub struct Steps {
     /// How many, 1 to 3.
     pub count: usize,
-    /// From the lowest level to the highest, in bytes.
-    pub bytes: f64,
+    /// From the lowest level to the highest.
+    pub height: f64,
 }
 
 impl Estimate {
-    /// Bytes gained after the warm-up, along the fitted line.
-    pub fn growth_bytes(&self) -> f64 {
+    /// What was gained after the warm-up, along the fitted line.
+    pub fn growth(&self) -> f64 {
         self.slope.value * self.units
     }
 
@@ -148,20 +143,20 @@ impl Estimate {
         if self.seconds > 0.0 { self.units / self.seconds } else { 0.0 }
     }
 
-    /// Bytes per second at the rate of work seen.
-    pub fn bytes_per_s(&self) -> f64 {
+    /// Growth per second at the rate of work seen.
+    pub fn per_s(&self) -> f64 {
         self.slope.value * self.units_per_s()
     }
 
-    /// Megabytes (10^6 bytes) per minute at the rate of work seen.
+    /// Megabytes (10^6 bytes) per minute at the rate of work seen, where the gauge counts bytes.
     pub fn mb_per_min(&self) -> f64 {
-        self.bytes_per_s() * 60.0 / 1e6
+        self.per_s() * 60.0 / 1e6
     }
 
-    /// Hours until `limit_bytes` at the rate of work seen, from `now_bytes`; `None` if memory does not grow.
-    pub fn hours_to(&self, limit_bytes: u64, now_bytes: u64) -> Option<f64> {
-        let rate = self.bytes_per_s();
-        let left = limit_bytes.saturating_sub(now_bytes) as f64;
+    /// Hours until `limit` at the rate of work seen, from `now`; `None` if nothing grows.
+    pub fn hours_to(&self, limit: u64, now: u64) -> Option<f64> {
+        let rate = self.per_s();
+        let left = limit.saturating_sub(now) as f64;
         (rate > 0.0).then(|| left / rate / 3600.0)
     }
 }
@@ -209,17 +204,17 @@ pub fn estimate(series: &Series, seed: u64) -> Result<Estimate, TooFew> {
             samples: cut,
             units: start.work - first.work,
             seconds: start.t_s - first.t_s,
-            bytes: start.bytes - first.bytes,
+            growth: start.level - first.level,
             at_limit: cut >= points.len() / 2,
         },
         samples: kept.len(),
         units: end.work - start.work,
         seconds: end.t_s - start.t_s,
-        noise_bytes: whole.noise_bytes,
+        noise: whole.noise,
     })
 }
 
-/// Runs of neighbouring points, at most [`MAX_BINS`], each as the lower quartile of its work and of its bytes.
+/// Runs of neighbouring points, at most [`MAX_BINS`], each as the lower quartile of its work and of its level.
 ///
 /// Noise in memory readings is one-sided: a buffer that is in use just now adds to them, and nothing takes away. A leak
 /// raises the floor. The same quantile of both coordinates keeps a line a line, however unevenly work was done.
@@ -233,7 +228,7 @@ fn bins(points: &[Point]) -> Vec<(f64, f64)> {
     };
     (0..count)
         .map(|i| &points[edge(i)..edge(i + 1)])
-        .map(|bin| (quartile(bin, |p| p.work), quartile(bin, |p| p.bytes)))
+        .map(|bin| (quartile(bin, |p| p.work), quartile(bin, |p| p.level)))
         .collect()
 }
 

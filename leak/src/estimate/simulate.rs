@@ -109,7 +109,7 @@ impl Run {
         let page = |bytes: f64| (bytes / 4096.0).round() * 4096.0;
         Series::new((0..self.t_s.len()).map(|i| Point {
             work: self.work[i],
-            bytes: page(self.bytes[i]),
+            level: page(self.bytes[i]),
             t_s: self.t_s[i],
         }))
     }

@@ -23,13 +23,13 @@ impl Pairs {
         (!pairs.is_empty()).then_some(Pairs { pairs })
     }
 
-    /// The median slope of `bytes` over the pairs. `scratch` saves an allocation per call.
-    pub(super) fn slope(&self, bytes: &[f64], scratch: &mut Vec<f64>) -> f64 {
+    /// The median slope of `levels` over the pairs. `scratch` saves an allocation per call.
+    pub(super) fn slope(&self, levels: &[f64], scratch: &mut Vec<f64>) -> f64 {
         scratch.clear();
         scratch.extend(
             self.pairs
                 .iter()
-                .map(|&(i, j, inverse)| (bytes[j as usize] - bytes[i as usize]) * inverse),
+                .map(|&(i, j, inverse)| (levels[j as usize] - levels[i as usize]) * inverse),
         );
         median(scratch)
     }
@@ -50,8 +50,8 @@ pub(super) fn median(values: &mut [f64]) -> f64 {
 mod tests {
     use super::*;
 
-    fn slope(work: &[f64], bytes: &[f64]) -> Option<f64> {
-        Some(Pairs::of(work)?.slope(bytes, &mut Vec::new()))
+    fn slope(work: &[f64], levels: &[f64]) -> Option<f64> {
+        Some(Pairs::of(work)?.slope(levels, &mut Vec::new()))
     }
 
     #[test]
@@ -64,16 +64,16 @@ mod tests {
     #[test]
     fn a_line_has_its_own_slope() {
         let work: Vec<f64> = (0..50).map(f64::from).collect();
-        let bytes: Vec<f64> = work.iter().map(|x| 1e9 + 144.0 * x).collect();
-        assert_eq!(slope(&work, &bytes), Some(144.0));
+        let levels: Vec<f64> = work.iter().map(|x| 1e9 + 144.0 * x).collect();
+        assert_eq!(slope(&work, &levels), Some(144.0));
     }
 
     #[test]
     fn a_fifth_of_wild_points_does_not_move_it_far() {
         let work: Vec<f64> = (0..50).map(f64::from).collect();
         let burst = |x: f64| if (20.0..30.0).contains(&x) { 1e9 } else { 0.0 };
-        let bytes: Vec<f64> = work.iter().map(|&x| 144.0 * x + burst(x)).collect();
-        assert_eq!(slope(&work, &bytes), Some(144.0));
+        let levels: Vec<f64> = work.iter().map(|&x| 144.0 * x + burst(x)).collect();
+        assert_eq!(slope(&work, &levels), Some(144.0));
     }
 
     #[test]

@@ -17,12 +17,12 @@ const CLEARLY: f64 = 0.5;
 
 /// The best staircase over `points`, if it only rises and is clearly better than a line of `slope`.
 pub(super) fn find(points: &[Point], slope: f64) -> Option<Steps> {
-    let (work, bytes): (Vec<f64>, Vec<f64>) = bins(points).into_iter().unzip();
-    let n = bytes.len();
-    let rest: Vec<f64> = work.iter().zip(&bytes).map(|(x, y)| y - slope * x).collect();
+    let (work, readings): (Vec<f64>, Vec<f64>) = bins(points).into_iter().unzip();
+    let n = readings.len();
+    let rest: Vec<f64> = work.iter().zip(&readings).map(|(x, y)| y - slope * x).collect();
     let line_squares = Cost::of(&rest).of_level(0, n);
-    let cost = Cost::of(&bytes);
-    // best[k][j]: least squares of bytes[..j] with k steps, and where the last level starts.
+    let cost = Cost::of(&readings);
+    // best[k][j]: least squares of readings[..j] with k steps, and where the last level starts.
     let mut best: Vec<Vec<(f64, usize)>> =
         vec![(0..=n).map(|j| (cost.of_level(0, j), 0)).collect()];
     for steps in 1..=MAX_STEPS {
@@ -41,12 +41,12 @@ pub(super) fn find(points: &[Point], slope: f64) -> Option<Steps> {
     let mut end = n;
     for steps in (0..=count).rev() {
         let start = best[steps][end].1;
-        levels.push(bytes[start..end].iter().sum::<f64>() / (end - start) as f64);
+        levels.push(readings[start..end].iter().sum::<f64>() / (end - start) as f64);
         end = start;
     }
     // Last level first. A burst is a step up and one down, and no growth.
     let rises = levels.windows(2).all(|pair| pair[0] > pair[1]);
-    rises.then(|| Steps { count, bytes: levels[0] - levels[count] })
+    rises.then(|| Steps { count, height: levels[0] - levels[count] })
 }
 
 /// Sum of squared deviations from the mean of any stretch, in constant time.

@@ -85,7 +85,7 @@ fn a_warm_up_is_cut_off_and_reported() {
     let run = Run::minute(5).noise(0.02 * MB).add(|t, _| MB * (2.0 * t).min(20.0) + 0.05 * MB * t);
     let found = estimate(&run.series(), 5).unwrap();
     assert!((10.0..=25.0).contains(&found.warmup.seconds) && !found.warmup.at_limit, "{found:?}");
-    assert!(found.warmup.bytes > 19.0 * MB);
+    assert!(found.warmup.growth > 19.0 * MB);
     assert!((found.slope.value - 0.05 * MB).abs() < 0.005 * MB, "{found:?}");
 }
 
@@ -96,7 +96,7 @@ fn few_steps_are_told_from_many() {
     };
     let steps = estimate(&stairs(3.0).series(), 9).unwrap().steps.expect("three steps are few");
     assert_eq!(steps.count, 3);
-    assert!((steps.bytes - 3.0 * MB).abs() < 0.1 * MB, "{steps:?}");
+    assert!((steps.height - 3.0 * MB).abs() < 0.1 * MB, "{steps:?}");
     assert_eq!(estimate(&stairs(12.0).series(), 9).unwrap().steps, None);
     assert_eq!(estimate(&Run::minute(9).noise(0.1 * MB).series(), 9).unwrap().steps, None);
 }
@@ -111,7 +111,7 @@ fn the_same_seed_gives_the_same_numbers() {
 #[test]
 fn too_little_is_said_to_be_too_little() {
     let points = |n: usize, step: f64| {
-        (0..n).map(move |i| Point { work: i as f64 * step, bytes: 1e6, t_s: i as f64 })
+        (0..n).map(move |i| Point { work: i as f64 * step, level: 1e6, t_s: i as f64 })
     };
     let few = estimate(&Series::new(points(23, 1.0)), 1);
     assert_eq!(few, Err(TooFew::Samples { have: 23, need: MIN_SAMPLES }));
@@ -144,10 +144,10 @@ proptest! {
         }
         let points = work.iter().zip(&readings).enumerate().map(|(i, (work, (_, bytes)))| Point {
             work: f64::from(*work),
-            bytes: *bytes as f64,
+            level: *bytes as f64,
             t_s: i as f64,
         });
-        let strange = odd.iter().map(|&x| Point { work: x, bytes: x, t_s: x });
+        let strange = odd.iter().map(|&x| Point { work: x, level: x, t_s: x });
         if let Ok(found) = estimate(&Series::new(points.chain(strange.filter(|p| p.work.abs() < 1e100))), 1) {
             prop_assert!(found.slope.low <= found.slope.value && found.slope.value <= found.slope.high);
         }

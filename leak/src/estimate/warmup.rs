@@ -19,9 +19,9 @@ pub(super) fn find(points: &[Point]) -> usize {
     let mut rest = Sums::default();
     let mut errors = vec![f64::INFINITY; bins.len()];
     // From the back, so that each step adds one bin to what is left after the cut.
-    for (cut, &(work, bytes)) in bins.iter().enumerate().rev() {
+    for (cut, &(work, level)) in bins.iter().enumerate().rev() {
         // Differences to one point keep the sums small against the large common offset.
-        rest.add(work - origin.0, bytes - origin.1);
+        rest.add(work - origin.0, level - origin.1);
         errors[cut] = rest.slope_error();
     }
     let (best, error) = errors[..=bins.len() / 2]
@@ -75,8 +75,8 @@ impl Sums {
 mod tests {
     use super::*;
 
-    fn points(n: usize, bytes: impl Fn(f64) -> f64) -> Vec<Point> {
-        let point = |x: f64| Point { work: x, bytes: bytes(x), t_s: x };
+    fn points(n: usize, level: impl Fn(f64) -> f64) -> Vec<Point> {
+        let point = |x: f64| Point { work: x, level: level(x), t_s: x };
         (0..n).map(|i| point(i as f64)).collect()
     }
 

@@ -1,7 +1,8 @@
 //! Errors of scenario files, and the checks that types alone cannot make.
 
 use super::overrides::is_variable_name;
-use super::{Churn, Scenario};
+use super::{Churn, Expect, Mitigation, Role, Scenario};
+use crate::verdict::VerdictKind;
 use crate::work::Unit;
 
 /// A scenario that cannot be used: where, why, and what to do about it.
@@ -73,13 +74,13 @@ impl ScenarioError {
 
 /// A value that is well-formed and still wrong.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(super) struct Flaw {
     /// Where: keys and list positions separated by dots, `expect.0.slope_min`.
     key: String,
     message: String,
 }
 
-impl Fault {
+impl Flaw {
     pub(super) fn in_file(self, file: &str, text: &str) -> ScenarioError {
         let line = line_of(text, &self.key);
         ScenarioError::Invalid { file: file.to_string(), line, message: self.message() }
@@ -95,8 +96,8 @@ impl Fault {
 }
 
 impl Scenario {
-    /// Ranges and relations between keys. The first fault found is returned.
-    pub(super) fn check(&self) -> Result<(), Fault> {
+    /// Ranges and relations between keys. The first flaw found is returned.
+    pub(super) fn check(&self) -> Result<(), Flaw> {
         let name_ok = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         check(
             "name",
@@ -116,6 +117,12 @@ impl Scenario {
                 "is \"unmap\", but there is no [churn] to make any",
             )?,
         }
+        check(
+            "unit",
+            self.unit != Unit::Reconnect || self.cluster.reconnect_every.is_some(),
+            "is \"reconnect\", but there is no cluster.reconnect_every to make any",
+        )?;
+        self.check_faults()?;
         self.check_measure()?;
         for name in self.env.keys() {
             check(
@@ -127,7 +134,7 @@ impl Scenario {
         self.check_outcomes()
     }
 
-    fn check_cluster(&self) -> Result<(), Fault> {
+    fn check_cluster(&self) -> Result<(), Flaw> {
         let cluster = &self.cluster;
         for (key, count) in [("prefill", cluster.prefill), ("decode", cluster.decode)] {
             check(&format!("cluster.{key}"), (1..=64).contains(&count), "must be 1 to 64")?;
@@ -153,10 +160,19 @@ impl Scenario {
             (1..=1024).contains(&cluster.block_size),
             "must be 1 to 1024 tokens",
         )?;
-        check("cluster.max_num_seqs", cluster.max_num_seqs >= 1, "must be 1 or more")
+        check("cluster.max_num_seqs", cluster.max_num_seqs >= 1, "must be 1 or more")?;
+        check_lease("cluster.kv_lease_seconds", cluster.kv_lease_seconds)?;
+        let timeout = cluster.kv_read_timeout_ms.unwrap_or(1);
+        check(
+            "cluster.kv_read_timeout_ms",
+            (1..=86_400_000).contains(&timeout),
+            "must be 1 ms to a day",
+        )?;
+        let every = cluster.reconnect_every.unwrap_or(1);
+        check("cluster.reconnect_every", every >= 1, "must be 1 transfer or more")
     }
 
-    fn check_load(&self) -> Result<(), Fault> {
+    fn check_load(&self) -> Result<(), Flaw> {
         let load = &self.load;
         check(
             "load.concurrency",
@@ -169,10 +185,43 @@ impl Scenario {
             "load.prefix_tokens",
             load.prefix_tokens <= load.input_tokens,
             "must not exceed input_tokens",
+        )?;
+        check(
+            "load.abort_ratio",
+            (0.0..=1.0).contains(&load.abort_ratio),
+            "must be 0 to 1, a share of the requests",
+        )?;
+        check(
+            "load.abort_after_ms",
+            (1..=3_600_000).contains(&load.abort_after_ms),
+            "must be 1 ms to an hour",
         )
     }
 
-    fn check_measure(&self) -> Result<(), Fault> {
+    fn check_faults(&self) -> Result<(), Flaw> {
+        for (i, fault) in self.faults.iter().enumerate() {
+            let right = fault.kind.role();
+            check(
+                &format!("fault.{i}.role"),
+                fault.role.name() == right.as_str(),
+                &format!("is {}, but {} is a mistake of {right}", fault.role, fault.kind),
+            )?;
+            let count = match fault.role {
+                Role::Prefill => self.cluster.prefill,
+                Role::Decode => self.cluster.decode,
+                Role::Router => 1,
+            };
+            check(
+                &format!("fault.{i}.process"),
+                fault.process.is_none_or(|process| process < count),
+                &format!("must be below {count}, the number of processes of {}", fault.role),
+            )?;
+            check(&format!("fault.{i}.kind"), !self.faults[..i].contains(fault), "is there twice")?;
+        }
+        Ok(())
+    }
+
+    fn check_measure(&self) -> Result<(), Flaw> {
         let measure = &self.measure;
         check_units("measure.units", measure.units)?;
         if let Some(max) = measure.max_units {
@@ -191,12 +240,8 @@ impl Scenario {
             (10..=60_000).contains(&interval),
             "must be 10 to 60000 ms",
         )?;
-        let margin = measure.margin_bytes_per_unit;
-        check(
-            "measure.margin_bytes_per_unit",
-            margin > 0.0 && margin.is_finite(),
-            "must be above 0",
-        )?;
+        let margin = measure.margin_per_unit;
+        check("measure.margin_per_unit", margin > 0.0 && margin.is_finite(), "must be above 0")?;
         let limit = measure.memory_limit_bytes;
         check(
             "measure.memory_limit_bytes",
@@ -205,35 +250,17 @@ impl Scenario {
         )
     }
 
-    fn check_outcomes(&self) -> Result<(), Fault> {
+    fn check_outcomes(&self) -> Result<(), Flaw> {
         check(
             "expect",
             !self.expects.is_empty(),
             "needs one [[expect]] or more, or no run could ever be right",
         )?;
         for (i, expect) in self.expects.iter().enumerate() {
-            check_slopes(&format!("expect.{i}"), expect.slope_min, expect.slope_max)?;
-            let quiet = expect.quiet_growth_ratio_max.unwrap_or(0.0);
-            check(
-                &format!("expect.{i}.quiet_growth_ratio_max"),
-                quiet >= 0.0 && quiet.is_finite(),
-                "must be 0 or more",
-            )?;
+            self.check_expect(&format!("expect.{i}"), expect)?;
         }
         for (i, mitigation) in self.mitigations.iter().enumerate() {
-            check_slopes(&format!("mitigation.{i}"), mitigation.slope_min, mitigation.slope_max)?;
-            check(
-                &format!("mitigation.{i}.set"),
-                !mitigation.set.is_empty(),
-                "must set one variable or more",
-            )?;
-            for name in mitigation.set.keys() {
-                let key = format!("mitigation.{i}.set.{name}");
-                check(&key, is_variable_name(name), "is no name of an environment variable")?;
-            }
-            if let Some(units) = mitigation.units {
-                check_units(&format!("mitigation.{i}.units"), units)?;
-            }
+            self.check_mitigation(&format!("mitigation.{i}"), mitigation)?;
         }
         for (i, refusal) in self.refusals.iter().enumerate() {
             let (set, reason) = (format!("refused.{i}.set"), format!("refused.{i}.reason"));
@@ -242,9 +269,59 @@ impl Scenario {
         }
         Ok(())
     }
+
+    fn check_expect(&self, at: &str, expect: &Expect) -> Result<(), Flaw> {
+        check_slopes(at, expect.slope_min, expect.slope_max)?;
+        let quiet = expect.quiet_growth_ratio_max.unwrap_or(0.0);
+        check(
+            &format!("{at}.quiet_growth_ratio_max"),
+            quiet >= 0.0 && quiet.is_finite(),
+            "must be 0 or more",
+        )?;
+        let growth = expect.cost_growth_min.unwrap_or(1.0);
+        check(
+            &format!("{at}.cost_growth_min"),
+            growth > 0.0 && growth.is_finite(),
+            "must be above 0; 2 is \"twice as much CPU time per unit at the end\"",
+        )?;
+        check(
+            &format!("{at}.verdict"),
+            !self.control || expect.verdict == VerdictKind::Clean,
+            "must be \"clean\": the scenario is a control",
+        )
+    }
+
+    fn check_mitigation(&self, at: &str, mitigation: &Mitigation) -> Result<(), Flaw> {
+        check_slopes(at, mitigation.slope_min, mitigation.slope_max)?;
+        let changes = !mitigation.set.is_empty()
+            || mitigation.drop_faults
+            || mitigation.kv_lease_seconds.is_some();
+        check(
+            &format!("{at}.set"),
+            changes,
+            "must set one variable or more, unless drop_faults or kv_lease_seconds is there",
+        )?;
+        check(
+            &format!("{at}.drop_faults"),
+            !mitigation.drop_faults || !self.faults.is_empty(),
+            "is true, but there is no [[fault]] to drop",
+        )?;
+        for name in mitigation.set.keys() {
+            let key = format!("{at}.set.{name}");
+            check(&key, is_variable_name(name), "is no name of an environment variable")?;
+        }
+        if let Some(seconds) = mitigation.kv_lease_seconds {
+            check_lease(&format!("{at}.kv_lease_seconds"), seconds)?;
+        }
+        mitigation.units.map_or(Ok(()), |units| check_units(&format!("{at}.units"), units))
+    }
 }
 
-fn check_churn(churn: &Churn) -> Result<(), Fault> {
+fn check_lease(key: &str, seconds: f64) -> Result<(), Flaw> {
+    check(key, seconds > 0.0 && seconds <= 86_400.0, "must be above 0 and at most a day")
+}
+
+fn check_churn(churn: &Churn) -> Result<(), Flaw> {
     let pages = churn.bytes.is_multiple_of(4096) && (4096..=1 << 30).contains(&churn.bytes);
     check("churn.bytes", pages, "must be a multiple of 4096, at least that and at most 1 GiB")?;
     check("churn.resident", (1..=60_000).contains(&churn.resident), "must be 1 to 60000 mappings")?;
@@ -252,11 +329,11 @@ fn check_churn(churn: &Churn) -> Result<(), Fault> {
     check("churn.unmaps_per_step", works, "and unmaps_per_token are both 0: no churn would be made")
 }
 
-fn check_units(key: &str, units: u64) -> Result<(), Fault> {
+fn check_units(key: &str, units: u64) -> Result<(), Flaw> {
     check(key, (1..=1_000_000_000_000).contains(&units), "must be 1 to 10^12 units of work")
 }
 
-fn check_slopes(key: &str, min: f64, max: f64) -> Result<(), Fault> {
+fn check_slopes(key: &str, min: f64, max: f64) -> Result<(), Flaw> {
     let ordered = min.is_finite() && max.is_finite() && min <= max;
     check(
         &format!("{key}.slope_min"),
@@ -265,8 +342,8 @@ fn check_slopes(key: &str, min: f64, max: f64) -> Result<(), Fault> {
     )
 }
 
-fn check(key: &str, ok: bool, message: &str) -> Result<(), Fault> {
-    if ok { Ok(()) } else { Err(Fault { key: key.to_string(), message: message.to_string() }) }
+fn check(key: &str, ok: bool, message: &str) -> Result<(), Flaw> {
+    if ok { Ok(()) } else { Err(Flaw { key: key.to_string(), message: message.to_string() }) }
 }
 
 /// The line of `key` in `text`, or of the nearest table around it that is there: the key may be a default.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Pattern, Scenario, Transport};
+use super::{Pattern, Scenario, Transport, WarmUp};
 use crate::verdict::VerdictKind;
 use crate::version::{UcxVersion, VersionRange};
 
@@ -29,36 +29,64 @@ pub struct Expect {
     pub env: BTreeMap<String, String>,
     /// The verdict that is due.
     pub verdict: VerdictKind,
-    /// Lowest slope that is due, bytes per unit.
+    /// Lowest slope that is due, in what the gauge counts per unit.
     pub slope_min: f64,
-    /// Highest slope that is due, bytes per unit.
+    /// Highest slope that is due.
     pub slope_max: f64,
+    /// Name of the first owner of the growth. Absent: not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     /// The roles that make no churn may grow by at most this share of what the judged one grows by (0.01 is 1 %).
     /// Absent: not asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quiet_growth_ratio_max: Option<f64>,
+    /// CPU time per unit in the last quarter of the run must be at least so many times that of the first. Absent: not
+    /// asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_growth_min: Option<f64>,
+    /// At least so many KV reads must have been refused or found corrupt. Absent: not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused_min: Option<u64>,
+    /// Up to so many KV blocks may have been found corrupt; none of them may have been served. Default 0: any is a
+    /// fault.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub corrupt_max: u64,
+    /// Whether something is still held when the load has ended and everything should have been given back. Default
+    /// false: that is a fault.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held_after_drain: bool,
     /// What the reader should know about this outcome, a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
-/// `[[mitigation]]`: a setting that cures the leak. With it the verdict must be clean.
+/// `[[mitigation]]`: a change that cures the leak. With it the verdict must be clean.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mitigation {
     /// Name in tables, for example `no-hooks`.
     pub name: String,
     /// The environment variables that make it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub set: BTreeMap<String, String>,
+    /// Whether the roles stop making the scenario's mistakes. Default false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drop_faults: bool,
+    /// The lease that prefill grants, in seconds. Absent: the scenario's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_lease_seconds: Option<f64>,
     /// The UCX versions that it is known to cure. Absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ucx: Option<VersionRange>,
     /// Units of work to prove it. Absent: as many as the scenario measures.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub units: Option<u64>,
-    /// Lowest slope that counts as cured, bytes per unit.
+    /// What goes before the first sample of the proof. Absent: as in the scenario.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm_up: Option<WarmUp>,
+    /// Lowest slope that counts as cured, in what the gauge counts per unit.
     pub slope_min: f64,
-    /// Highest slope that counts as cured, bytes per unit.
+    /// Highest slope that counts as cured.
     pub slope_max: f64,
     /// What the cure costs or risks, a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,11 +94,30 @@ pub struct Mitigation {
 }
 
 impl Mitigation {
-    /// `NAME=VALUE`, several separated by a space: as the user would write it.
+    /// What it changes, as tables show it: `NAME=VALUE`, several separated by a space, as the user would write it.
     pub fn setting(&self) -> String {
-        let pairs: Vec<String> =
+        let mut parts: Vec<String> =
             self.set.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        pairs.join(" ")
+        if let Some(seconds) = self.kv_lease_seconds {
+            parts.push(format!("kv_lease_seconds={seconds}"));
+        }
+        if self.drop_faults {
+            parts.push("without the mistake".to_string());
+        }
+        parts.join(" ")
+    }
+
+    /// Whether a run under `conditions` has it in force. What it cures is UCX's unless it changes something else.
+    fn in_force(&self, conditions: &Conditions<'_>) -> bool {
+        let known = match (self.ucx, conditions.ucx) {
+            (Some(range), Some(version)) => range.contains(version),
+            (Some(_), None) => false,
+            (None, version) => version.is_some() || self.set.is_empty(),
+        };
+        let set = self.set.iter().all(|(name, value)| conditions.env.get(name) == Some(value));
+        let lease = self.kv_lease_seconds.is_none_or(|s| s == conditions.kv_lease_seconds);
+        // A scenario that makes no mistake is another scenario.
+        known && set && lease && !self.drop_faults
     }
 }
 
@@ -85,52 +132,22 @@ pub struct Conditions<'a> {
     pub churn: Option<Pattern>,
     /// The environment of the measured roles: the scenario's with all settings laid over it.
     pub env: &'a BTreeMap<String, String>,
+    /// Seconds of prefill's lease.
+    pub kv_lease_seconds: f64,
 }
 
 /// The outcome that is due.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Expectation {
-    /// The verdict that is due.
-    pub verdict: VerdictKind,
-    /// Lowest slope, bytes per unit.
-    pub slope_min: f64,
-    /// Highest slope, bytes per unit.
-    pub slope_max: f64,
-    /// Bound on the growth of quiet roles as a share of the judged one's.
-    pub quiet_growth_ratio_max: Option<f64>,
-    /// What the reader should know, a sentence.
-    pub note: Option<String>,
+    /// What must come out.
+    pub due: Expect,
     /// The mitigation in force, by name, if the expectation is a mitigation's.
     pub mitigation: Option<String>,
 }
 
 impl Expectation {
-    /// Whether a run came out as it must. `quiet_growth_ratio` is the largest growth of a role without churn divided
-    /// by the judged role's; `None` if nothing else was measured.
-    pub fn matches(
-        &self,
-        verdict: VerdictKind,
-        slope_bytes_per_unit: f64,
-        quiet_growth_ratio: Option<f64>,
-    ) -> bool {
-        let quiet = match (self.quiet_growth_ratio_max, quiet_growth_ratio) {
-            (Some(max), Some(ratio)) => ratio <= max,
-            _ => true,
-        };
-        verdict == self.verdict
-            && (self.slope_min..=self.slope_max).contains(&slope_bytes_per_unit)
-            && quiet
-    }
-
     fn of_mitigation(mitigation: &Mitigation) -> Expectation {
-        Expectation {
-            verdict: VerdictKind::Clean,
-            slope_min: mitigation.slope_min,
-            slope_max: mitigation.slope_max,
-            quiet_growth_ratio_max: None,
-            note: mitigation.cost.clone(),
-            mitigation: Some(mitigation.name.clone()),
-        }
+        Expectation { due: mitigation.expect(), mitigation: Some(mitigation.name.clone()) }
     }
 }
 
@@ -139,51 +156,73 @@ impl Scenario {
     ///
     /// A mitigation in force (its variables all set, its UCX in use) comes before the `[[expect]]` entries.
     pub fn expectation(&self, conditions: &Conditions<'_>) -> Option<Expectation> {
-        let cured = self.mitigations.iter().find(|mitigation| {
-            let known = match (mitigation.ucx, conditions.ucx) {
-                (_, None) => false,
-                (None, Some(_)) => true,
-                (Some(range), Some(version)) => range.contains(version),
-            };
-            known
-                && mitigation
-                    .set
-                    .iter()
-                    .all(|(name, value)| conditions.env.get(name) == Some(value))
-        });
-        if let Some(mitigation) = cured {
+        let cure = self.mitigations.iter().find(|mitigation| mitigation.in_force(conditions));
+        if let Some(mitigation) = cure {
             return Some(Expectation::of_mitigation(mitigation));
         }
-        self.expects.iter().find(|expect| expect.applies(conditions)).map(|expect| Expectation {
-            verdict: expect.verdict,
-            slope_min: expect.slope_min,
-            slope_max: expect.slope_max,
-            quiet_growth_ratio_max: expect.quiet_growth_ratio_max,
-            note: expect.note.clone(),
-            mitigation: None,
-        })
+        let due = self.expects.iter().find(|expect| expect.applies(conditions))?;
+        Some(Expectation { due: due.clone(), mitigation: None })
     }
 
     /// The mitigations worth proving in a run with `expectation`: none where nothing leaks, and none twice.
     pub fn mitigations_to_prove(&self, expectation: &Expectation) -> &[Mitigation] {
-        let leaks = expectation.verdict == VerdictKind::Leak;
+        let leaks = expectation.due.verdict == VerdictKind::Leak;
         if leaks && self.measure.prove_mitigations { &self.mitigations } else { &[] }
     }
 
-    /// This scenario with a mitigation in force: its variables set, its work, no further mitigations to prove.
+    /// This scenario with a mitigation in force: its changes made, its work, its outcome the only one that is due, no
+    /// further mitigations.
     pub fn with_mitigation(&self, mitigation: &Mitigation) -> Scenario {
         let mut cured = self.clone();
         cured.env.extend(mitigation.set.clone());
+        if mitigation.drop_faults {
+            cured.faults.clear();
+        }
+        if let Some(seconds) = mitigation.kv_lease_seconds {
+            cured.cluster.kv_lease_seconds = seconds;
+        }
+        if let Some(warm_up) = mitigation.warm_up {
+            cured.measure.warm_up = warm_up;
+        }
         if let Some(units) = mitigation.units {
             cured.measure.max_units = Some(cured.measure.give_up_units().max(units));
             cured.measure.units = units;
         }
-        cured.measure.prove_mitigations = false;
+        cured.expects = vec![mitigation.expect()];
+        cured.mitigations.clear();
         cured
     }
 }
 
+impl Mitigation {
+    /// What must come out with it.
+    fn expect(&self) -> Expect {
+        let clean = Expect::new(VerdictKind::Clean, self.slope_min, self.slope_max);
+        Expect { note: self.cost.clone(), ..clean }
+    }
+}
+
 impl Expect {
+    /// This verdict and slope, whatever is run, and nothing else asked.
+    pub fn new(verdict: VerdictKind, slope_min: f64, slope_max: f64) -> Expect {
+        Expect {
+            transport: Vec::new(),
+            ucx: None,
+            churn: Vec::new(),
+            env: BTreeMap::new(),
+            verdict,
+            slope_min,
+            slope_max,
+            owner: None,
+            quiet_growth_ratio_max: None,
+            cost_growth_min: None,
+            refused_min: None,
+            corrupt_max: 0,
+            held_after_drain: false,
+            note: None,
+        }
+    }
+
     fn applies(&self, conditions: &Conditions<'_>) -> bool {
         let transport = self.transport.is_empty() || self.transport.contains(&conditions.transport);
         let ucx = self
@@ -194,4 +233,8 @@ impl Expect {
         let env = self.env.iter().all(|(name, value)| conditions.env.get(name) == Some(value));
         transport && ucx && churn && env
     }
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }

@@ -5,6 +5,7 @@
 //! in, [`Scenario::load`] reads a user's, [`Scenario::apply`] lays the command line over either, and
 //! [`Scenario::to_toml`] writes the result beside the measurements, from where it can be run again.
 
+mod compare;
 mod error;
 mod expect;
 mod overrides;
@@ -16,14 +17,16 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::gauge::Axes;
 use crate::version::UcxVersion;
 use crate::work::Unit;
 
+pub use compare::Found;
 pub use error::ScenarioError;
 pub use expect::{Conditions, Expect, Expectation, Mitigation};
 pub use overrides::{Overrides, parse_setting};
 pub use refusal::Refusal;
-pub use settings::{Churn, Cluster, Load, Measure, Pattern, Rate, Role, Transport};
+pub use settings::{Churn, Cluster, Fault, Load, Measure, Pattern, Rate, Role, Transport, WarmUp};
 
 /// The files compiled in, in the order in which they are listed.
 const BUILTIN: &[(&str, &str)] =
@@ -39,9 +42,15 @@ pub struct Scenario {
     pub title: String,
     /// What the scenario models and why it leaks, a paragraph or two.
     pub description: String,
+    /// Which real bug or behaviour it stands for, a sentence. Absent where the description says it all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub models: Option<String>,
     /// Where the real bug is discussed, a URL. Absent for controls, which model no bug.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bug: Option<String>,
+    /// Whether it is a control: something that must come out clean wherever it runs. Default false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub control: bool,
     /// The unit of work that slopes are given per.
     pub unit: Unit,
     /// The role whose memory is judged.
@@ -63,6 +72,9 @@ pub struct Scenario {
     /// The unmap churn. Absent: none is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub churn: Option<Churn>,
+    /// Mistakes that the roles make on purpose.
+    #[serde(rename = "fault", default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<Fault>,
     /// How much work to measure, how finely, and what counts as clean.
     pub measure: Measure,
     /// What must come out. The first entry whose conditions hold is the expectation.
@@ -120,7 +132,7 @@ impl Scenario {
     pub fn parse(text: &str, file: &str) -> Result<Scenario, ScenarioError> {
         let scenario: Scenario =
             toml::from_str(text).map_err(|error| ScenarioError::from_toml(file, text, &error))?;
-        scenario.check().map_err(|fault| fault.in_file(file, text))?;
+        scenario.check().map_err(|flaw| flaw.in_file(file, text))?;
         Ok(scenario)
     }
 
@@ -128,6 +140,11 @@ impl Scenario {
     pub fn to_toml(&self) -> String {
         toml::to_string_pretty(self)
             .expect("strings, numbers and tables of them always have a TOML form")
+    }
+
+    /// What is judged over which work.
+    pub fn axes(&self) -> Axes {
+        Axes { gauge: self.measure.gauge, unit: self.unit }
     }
 
     /// The version in `ucx`, or `None` for `system` and paths, whose version is known once the library is open.

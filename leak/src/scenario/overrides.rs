@@ -62,7 +62,7 @@ impl Scenario {
         if let Some(prove) = overrides.prove_mitigations {
             changed.measure.prove_mitigations = prove;
         }
-        changed.check().map_err(|fault| fault.in_overrides(&self.name))?;
+        changed.check().map_err(|flaw| flaw.in_overrides(&self.name))?;
         Ok(changed)
     }
 }

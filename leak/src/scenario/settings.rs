@@ -1,11 +1,12 @@
 //! The tables of a scenario file: what each key means, its unit, its default, and what follows from it.
 
 use std::fmt;
-use std::str::FromStr;
 
+use pdlab_api::fault::FaultKind;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::sample::Gauge;
+use crate::gauge::Gauge;
+use crate::names::names;
 
 /// `[cluster]`: the processes and the model they pretend to run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,6 +33,16 @@ pub struct Cluster {
     /// Requests a worker runs at once; more wait. Default 64.
     #[serde(default = "default_max_num_seqs")]
     pub max_num_seqs: u32,
+    /// Seconds that prefill keeps KV blocks for a decode that neither reads nor sends heartbeats. Default 30, vLLM's
+    /// since 0.22; before, it was 480 (<https://github.com/vllm-project/vllm/pull/41383>).
+    #[serde(default = "default_kv_lease_seconds")]
+    pub kv_lease_seconds: f64,
+    /// Milliseconds that decode waits for one handshake and for one KV read. Absent: pdlab's own default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_read_timeout_ms: Option<u64>,
+    /// Transfers after which decode drops its connection to a prefill and makes a new one. Absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reconnect_every: Option<u32>,
 }
 
 /// `[load]`: the requests that flow while memory is measured.
@@ -51,6 +62,25 @@ pub struct Load {
     /// the prefix cache, and all of the prompt's KV moves.
     #[serde(default)]
     pub prefix_tokens: u32,
+    /// Share of the requests whose client goes away before the answer, 0 to 1. Default 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub abort_ratio: f64,
+    /// Milliseconds after which such a client goes away. Default 50.
+    #[serde(default = "default_abort_after_ms")]
+    pub abort_after_ms: u64,
+}
+
+/// `[[fault]]`: a mistake that a role makes on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    /// The role that makes it.
+    pub role: Role,
+    /// What it does wrong.
+    pub kind: FaultKind,
+    /// Which process of the role, from 0. Absent: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<u32>,
 }
 
 /// `[churn]`: memory that is mapped and unmapped beside the transfers, standing in for what Python, PyTorch and graph
@@ -66,7 +96,8 @@ pub struct Churn {
     /// Bytes per mapping, a multiple of 4096, at most 1 GiB; for `random` the largest.
     pub bytes: u64,
     /// Mappings that `disjoint` (the pieces between the holes) and `random` keep in place; past that the oldest goes.
-    /// 1 to 60,000, since Linux allows a process 65,530 mappings. Default 1. The others do not use it.
+    /// 1 to 60,000, since Linux allows a process 65,530 mappings. Default 1. For `pool`, the buffers that it fills up
+    /// to. The others do not use it.
     #[serde(default = "one")]
     pub resident: u32,
     /// Unmaps per engine step. Default 0.
@@ -92,11 +123,16 @@ pub struct Measure {
     /// Milliseconds between samples, 10 to 60,000. Default 100. The estimator wants 40 samples or more.
     #[serde(default = "default_sample_interval_ms")]
     pub sample_interval_ms: u64,
-    /// Which memory is judged. Default `held`: pages that only the process itself can give back.
+    /// What is judged. Default `held`: pages that only the process itself can give back.
     #[serde(default)]
     pub gauge: Gauge,
-    /// Slopes within this many bytes per unit of zero count as clean; above it, a proven growth is a leak.
-    pub margin_bytes_per_unit: f64,
+    /// Slopes within this much of zero count as clean, in what the gauge counts per unit; above it, a proven growth is
+    /// a leak.
+    #[serde(alias = "margin_bytes_per_unit")]
+    pub margin_per_unit: f64,
+    /// What goes before the first sample. Default `blocks`.
+    #[serde(default)]
+    pub warm_up: WarmUp,
     /// Memory limit, in bytes, for "full in so many hours". Default 64 GiB.
     #[serde(default = "default_memory_limit_bytes")]
     pub memory_limit_bytes: u64,
@@ -109,6 +145,42 @@ impl Measure {
     /// Units at which an inconclusive run gives up, default filled in.
     pub fn give_up_units(&self) -> u64 {
         self.max_units.unwrap_or(self.units.saturating_mul(3))
+    }
+}
+
+/// What goes before the first sample.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub enum WarmUp {
+    /// `"blocks"`: so many requests that every KV block has been used some times.
+    #[default]
+    Blocks,
+    /// `"none"`: nothing; the start is what the scenario is about.
+    None,
+    /// A number of seconds, above 0, under load.
+    Seconds(f64),
+}
+
+impl Serialize for WarmUp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            WarmUp::Blocks => serializer.serialize_str("blocks"),
+            WarmUp::None => serializer.serialize_str("none"),
+            WarmUp::Seconds(seconds) => serializer.serialize_f64(*seconds),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for WarmUp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<WarmUp, D::Error> {
+        let expected = "\"blocks\", \"none\", or seconds above 0 and at most 3600";
+        match NumberOrWord::deserialize(deserializer, expected)? {
+            NumberOrWord::Number(seconds) if seconds > 0.0 && seconds <= 3600.0 => {
+                Ok(WarmUp::Seconds(seconds))
+            }
+            NumberOrWord::Word(word) if word == "blocks" => Ok(WarmUp::Blocks),
+            NumberOrWord::Word(word) if word == "none" => Ok(WarmUp::None),
+            other => Err(other.refused(expected)),
+        }
     }
 }
 
@@ -144,79 +216,61 @@ impl Serialize for Rate {
 
 impl<'de> Deserialize<'de> for Rate {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Rate, D::Error> {
-        struct Visitor;
-        impl serde::de::Visitor<'_> for Visitor {
-            type Value = Rate;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("requests per second above 0, or \"inf\"")
-            }
-
-            fn visit_f64<E: serde::de::Error>(self, rate: f64) -> Result<Rate, E> {
-                if rate > 0.0 {
-                    Ok(Rate(rate))
-                } else {
-                    Err(E::invalid_value(serde::de::Unexpected::Float(rate), &self))
-                }
-            }
-
-            fn visit_i64<E: serde::de::Error>(self, rate: i64) -> Result<Rate, E> {
-                self.visit_f64(rate as f64)
-            }
-
-            fn visit_u64<E: serde::de::Error>(self, rate: u64) -> Result<Rate, E> {
-                self.visit_f64(rate as f64)
-            }
-
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Rate, E> {
-                match text {
-                    "inf" => Ok(Rate::unlimited()),
-                    _ => Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)),
-                }
-            }
+        let expected = "requests per second above 0, or \"inf\"";
+        match NumberOrWord::deserialize(deserializer, expected)? {
+            NumberOrWord::Number(rate) if rate > 0.0 => Ok(Rate(rate)),
+            NumberOrWord::Word(word) if word == "inf" => Ok(Rate::unlimited()),
+            other => Err(other.refused(expected)),
         }
-        deserializer.deserialize_any(Visitor)
     }
 }
 
-macro_rules! names {
-    ($(#[$doc:meta])* $kind:literal $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-        pub enum $name {
-            $($(#[$variant_doc])* #[serde(rename = $text)] $variant,)*
-        }
+/// A TOML value that is a number or one of a few words.
+enum NumberOrWord {
+    Number(f64),
+    Word(String),
+}
 
-        impl $name {
-            /// All of them, in the order of the documentation.
-            pub const ALL: &[$name] = &[$($name::$variant,)*];
+impl NumberOrWord {
+    /// Reads it, or says what was `expected`.
+    fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+        expected: &'static str,
+    ) -> Result<NumberOrWord, D::Error> {
+        struct Visitor(&'static str);
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = NumberOrWord;
 
-            /// The name in files, on the command line and in results.
-            pub fn name(self) -> &'static str {
-                match self {
-                    $($name::$variant => $text,)*
-                }
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.0)
+            }
+
+            fn visit_f64<E>(self, number: f64) -> Result<NumberOrWord, E> {
+                Ok(NumberOrWord::Number(number))
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<NumberOrWord, E> {
+                Ok(NumberOrWord::Number(number as f64))
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<NumberOrWord, E> {
+                Ok(NumberOrWord::Number(number as f64))
+            }
+
+            fn visit_str<E>(self, word: &str) -> Result<NumberOrWord, E> {
+                Ok(NumberOrWord::Word(word.to_string()))
             }
         }
+        deserializer.deserialize_any(Visitor(expected))
+    }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.name())
-            }
+    fn refused<E: serde::de::Error>(&self, expected: &str) -> E {
+        use serde::de::Unexpected;
+        match self {
+            NumberOrWord::Number(number) => E::invalid_value(Unexpected::Float(*number), &expected),
+            NumberOrWord::Word(word) => E::invalid_value(Unexpected::Str(word), &expected),
         }
-
-        impl FromStr for $name {
-            type Err = String;
-
-            /// Finds the variant, or says which there are.
-            fn from_str(text: &str) -> Result<$name, String> {
-                $name::ALL.iter().copied().find(|known| known.name() == text).ok_or_else(|| {
-                    let known: Vec<&str> = $name::ALL.iter().map(|known| known.name()).collect();
-                    format!("unknown {} \"{text}\"; known are {}", $kind, known.join(", "))
-                })
-            }
-        }
-    };
+    }
 }
 
 names! {
@@ -262,6 +316,18 @@ names! {
         Threads = "threads",
         /// madvise(MADV_DONTNEED) on a mapping that stays.
         Madvise = "madvise",
+        /// mremap of a mapping back and forth.
+        Mremap = "mremap",
+        /// Map, register with the transport, deregister, unmap.
+        Register = "register",
+        /// Innocent: malloc and free in several threads, whose arenas keep what they had.
+        Heap = "heap",
+        /// Innocent: files that are read, so that the page cache grows.
+        Files = "files",
+        /// Innocent: a pool that grows to `bytes` x `resident` and stays.
+        Pool = "pool",
+        /// A leak on purpose: `bytes` of touched anonymous memory are kept per operation.
+        Plant = "plant",
     }
 }
 
@@ -275,6 +341,18 @@ fn default_block_size() -> u32 {
 
 fn default_max_num_seqs() -> u32 {
     64
+}
+
+fn default_kv_lease_seconds() -> f64 {
+    30.0
+}
+
+fn default_abort_after_ms() -> u64 {
+    50
+}
+
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
 }
 
 fn default_churn_role() -> Role {

@@ -5,11 +5,11 @@ use crate::estimate::simulate::{CONTROLS, MB, Run, chunks, control, coverage};
 const MARGIN: f64 = 0.5 * MB / 60.0;
 
 fn by_time(run: &Run, seed: u64) -> Verdict {
-    judge(&run.series(), &Criteria::with_margin(MARGIN), seed).verdict
+    judge(&run.series(), &Criteria::new(Gauge::Held, MARGIN), seed).verdict
 }
 
 fn per_unit(run: &Run, seed: u64) -> Verdict {
-    judge(&run.series(), &Criteria::with_margin(4.0), seed).verdict
+    judge(&run.series(), &Criteria::new(Gauge::Held, 4.0), seed).verdict
 }
 
 /// A leak of 1 MB per minute in 500 MB that wander by 100 kB, with buffers of 1 MB in use now and then.
@@ -114,13 +114,13 @@ fn every_doubt_has_its_case() {
     ];
     for (doubt, run) in cases {
         let criteria = match doubt {
-            Doubt::Small => Criteria::with_margin(100.0),
-            _ => Criteria::with_margin(MARGIN),
+            Doubt::Small => Criteria::new(Gauge::Held, 100.0),
+            _ => Criteria::new(Gauge::Held, MARGIN),
         };
         let verdict = judge(&run.series(), &criteria, 1).verdict;
         assert_eq!(why(verdict), Some(doubt), "{verdict:?}");
     }
-    let few = judge(&Series::default(), &Criteria::with_margin(1.0), 1);
+    let few = judge(&Series::default(), &Criteria::new(Gauge::Held, 1.0), 1);
     assert!(matches!(why(few.verdict), Some(Doubt::TooFew(_))) && few.estimate.is_none());
 }
 
