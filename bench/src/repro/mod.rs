@@ -16,7 +16,7 @@
 //! - [`check`]: what must hold at the end of every run (pure).
 //! - [`cost`], [`growth`]: processor time per unit of work; how much each role grew (pure).
 //! - [`attribution`]: who holds the growth (pure).
-//! - [`report`]: `result.json`; [`screen`], [`words`]: the text for people (pure).
+//! - [`report`]: `result.json`; [`screen`], [`sheet`], [`words`]: the text for people (pure).
 //! - [`progress`]: what is seen meanwhile. [`exit`]: errors and exit codes.
 
 pub mod attribution;
@@ -33,10 +33,11 @@ pub mod progress;
 pub mod report;
 pub mod sampling;
 pub mod screen;
+pub mod sheet;
 pub mod words;
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 
 use std::fs::File;
 use std::io::{self, BufWriter};
