@@ -60,7 +60,8 @@ impl Prefill {
     /// Opens the transport, registers the pool, listens on both ports.
     pub async fn bind(config: PrefillConfig) -> Result<Self, PrefillError> {
         let agent = Agent::open(config.agent).await?;
-        let pool = KvPool::register(&agent, config.worker.engine.geometry)?;
+        let pool =
+            KvPool::register(&agent, config.worker.engine.geometry, config.worker.kv_prefault)?;
         let side_channel =
             SideChannel::bind(&config.side_channel_host, config.side_channel_port).await?;
         let identity = Identity {

@@ -166,7 +166,7 @@ async fn measure(
     let loaded = load.counts().completed;
     load.forget_latencies();
 
-    let watch = Watch::open(cluster, scenario.role)?;
+    let watch = Watch::open(cluster, scenario.role).await?;
     let before = watch.layout(cluster)?;
     let taken = take_samples(cell, &watch, cluster, progress).await?;
     let duration_s = watch.elapsed_s();
