@@ -142,7 +142,7 @@ fn told(measurement: &Measurement) -> String {
 }
 
 /// `name` as a file name: a scenario file may call a cure anything, slashes included.
-fn file_name(name: &str) -> String {
+pub(crate) fn file_name(name: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
     name.chars().map(plain).collect()
 }

@@ -81,6 +81,7 @@ pub fn render(
     report.mismatches.iter().for_each(|mismatch| page.item("", &format!("- {mismatch}")));
     page.item("files", &format!("{}/", dir.display()));
     page.item("", "result.json, samples.csv, scenario.toml, logs/");
+    page.item("page", &format!("pdlab report {}", dir.display()));
     page.item("took", &format!("{:.1} s in all", report.total_s));
     page.text
 }
