@@ -41,6 +41,7 @@ pub(crate) mod fixture;
 
 use std::fs::File;
 use std::io::{self, BufWriter};
+use std::time::Instant;
 
 use pdlab_leak::csv::CsvWriter;
 use pdlab_leak::sample::Sample;
@@ -82,6 +83,7 @@ pub async fn run(
     progress: &mut Progress,
     cancel: &CancellationToken,
 ) -> Result<Outcome, ReproError> {
+    let started = Instant::now();
     dir.write("scenario.toml", scenario.to_toml().as_bytes())?;
     let log_dir = dir.make_dir("logs")?;
     let name = scenario.name.as_str();
@@ -95,7 +97,7 @@ pub async fn run(
         trials.push(try_cure(scenario, mitigation, host, dir, progress, cancel).await?);
     }
     progress.finish();
-    let total_s = progress.elapsed().as_secs_f64();
+    let total_s = started.elapsed().as_secs_f64();
     let attribution = attribute(scenario, &measurement);
     let report = RunReport::new(scenario, &measurement, &attribution, &trials, total_s);
     dir.write_json("result.json", &report)?;
