@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use pdlab_leak::descriptors::Descriptors;
 use pdlab_leak::layout::{Layout, Range};
 use pdlab_leak::sample::Sample;
 use pdlab_leak::sampler::{SampleError, Watched};
@@ -83,13 +84,14 @@ impl Watch {
         Ok(CpuReading { units, cpu_s })
     }
 
-    /// What the memory of the judged process is made of.
+    /// What the memory of the judged process is made of, and what it has open.
     ///
     /// # Errors
     /// [`ReproError::Sample`] if it cannot be read.
-    pub fn layout(&self, cluster: &Cluster) -> Result<Layout, ReproError> {
-        let label = cluster.roles()[self.judged].label();
-        self.watched[self.judged].layout(self.kv_pool).map_err(|source| failed(label, source))
+    pub fn state(&self, cluster: &Cluster) -> Result<(Layout, Descriptors), ReproError> {
+        let judged = &self.watched[self.judged];
+        let failed = |source| failed(cluster.roles()[self.judged].label(), source);
+        Ok((judged.layout(self.kv_pool).map_err(failed)?, judged.descriptors().map_err(failed)?))
     }
 
     async fn read_one(&self, cluster: &mut Cluster, index: usize) -> Result<Sample, ReproError> {

@@ -113,7 +113,11 @@ fn growth(report: &RunReport, gauge: Gauge) -> String {
 fn holders(report: &RunReport) -> String {
     let owners = report.result.owners.iter().filter(|owner| owner.share >= 0.05);
     let parts = owners.map(|owner| {
-        format!("{} {} ({:.0} %)", owner.name, change(owner.bytes as f64), 100.0 * owner.share)
+        let much = match owner.count {
+            Some(count) => format!("{count:+}"),
+            None => change(owner.bytes as f64),
+        };
+        format!("{} {much} ({:.0} %)", owner.name, 100.0 * owner.share)
     });
     parts.collect::<Vec<_>>().join(", ")
 }
