@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use pdlab_api::fault::FaultKind;
 use pdlab_api::ready::Role;
 use pdlab_engine::cost::H100_SXM;
 use pdlab_engine::{CostModel, CostTable, EngineConfig, KvGeometry, LoadFailurePolicy, Model};
@@ -50,9 +51,6 @@ pub(crate) struct WorkerArgs {
     /// Most tokens computed in a step
     #[arg(long, default_value_t = 2048)]
     max_num_batched_tokens: usize,
-    /// Do not touch the pages of the KV pool at start: memory then grows until each was used
-    #[arg(long)]
-    no_kv_prefault: bool,
     /// Do not reuse KV of equal prompt prefixes
     #[arg(long)]
     no_enable_prefix_caching: bool,
@@ -86,7 +84,11 @@ enum FailurePolicy {
 }
 
 impl WorkerArgs {
-    pub(crate) fn config(&self, role: Role) -> Result<WorkerConfig, Failure> {
+    pub(crate) fn config(
+        &self,
+        role: Role,
+        faults: Vec<FaultKind>,
+    ) -> Result<WorkerConfig, Failure> {
         let model = Model::by_name(&self.model).map_err(Failure::bad_input)?;
         let geometry = KvGeometry::new(
             &model,
@@ -117,10 +119,10 @@ impl WorkerArgs {
             listen: SocketAddr::new(self.host, self.port),
             served_model_name: self.served_model_name.clone().unwrap_or_else(|| self.model.clone()),
             engine,
-            kv_prefault: !self.no_kv_prefault,
             cost,
             max_body_bytes: self.max_body_bytes,
             drain_timeout: seconds("--drain-timeout", self.drain_timeout)?,
+            faults,
         })
     }
 

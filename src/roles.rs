@@ -7,14 +7,16 @@ use std::time::Duration;
 use clap::Args;
 use pdlab_api::ready::{Ready, Role};
 use pdlab_decode::churn::{ChurnConfig, Pattern};
-use pdlab_decode::{Decode, DecodeConfig};
+use pdlab_decode::{Decode, DecodeConfig, DecodeError};
 use pdlab_prefill::{Prefill, PrefillConfig};
 use pdlab_router::{PolicyKind, Router, RouterConfig, WorkerUrl};
+use pdlab_transport::Error as TransportError;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine_args::WorkerArgs;
 use crate::exit::Failure;
+use crate::fault_args::FaultArgs;
 use crate::transport_args::TransportArgs;
 
 /// `pdlab prefill`.
@@ -30,6 +32,11 @@ pub(crate) struct PrefillArgs {
     /// Port of the side channel; 0 takes a free one
     #[arg(long, default_value_t = 0, env = "VLLM_NIXL_SIDE_CHANNEL_PORT")]
     side_channel_port: u16,
+    /// Take a new engine id after so many answers, as if another prefill had come in its place
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    renew_engine_every: Option<u64>,
+    #[command(flatten)]
+    faults: FaultArgs,
 }
 
 /// `pdlab decode`.
@@ -63,6 +70,11 @@ pub(crate) struct DecodeArgs {
     /// Decides what is random about the churn
     #[arg(long, default_value_t = 0, env = "PDLAB_SEED")]
     seed: u64,
+    /// Drop the connection to a prefill after so many transfers, and make a new one
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    reconnect_every: Option<u64>,
+    #[command(flatten)]
+    faults: FaultArgs,
 }
 
 /// `pdlab router`.
@@ -100,12 +112,13 @@ pub(crate) struct RouterArgs {
 pub(crate) fn prefill(args: &PrefillArgs) -> Result<(), Failure> {
     let engine_id = fresh_id();
     let config = PrefillConfig {
-        worker: args.worker.config(Role::Prefill)?,
+        worker: args.worker.config(Role::Prefill, args.faults.of(Role::Prefill)?)?,
         agent: args.transport.agent(format!("prefill-{engine_id}"), args.worker.host)?,
         side_channel_host: args.side_channel_host.clone(),
         side_channel_port: args.side_channel_port,
         kv_lease: args.worker.kv_lease()?,
         engine_id,
+        renew_engine_every: args.renew_engine_every,
     };
     run(args.worker.die_with_parent, |stop| async move {
         let prefill = Prefill::bind(config).await.map_err(Failure::environment)?;
@@ -125,15 +138,20 @@ pub(crate) fn decode(args: &DecodeArgs) -> Result<(), Failure> {
     };
     churn.validate().map_err(Failure::bad_input)?;
     let config = DecodeConfig {
-        worker: args.worker.config(Role::Decode)?,
+        worker: args.worker.config(Role::Decode, args.faults.of(Role::Decode)?)?,
         agent: args.transport.agent(format!("decode-{}", fresh_id()), args.worker.host)?,
         read_deadline: Duration::from_millis(args.kv_read_timeout_ms),
         kv_lease: args.worker.kv_lease()?,
         churn,
         seed: args.seed,
+        reconnect_every: args.reconnect_every,
     };
     run(args.worker.die_with_parent, |stop| async move {
-        let decode = Decode::bind(config).await.map_err(Failure::environment)?;
+        let decode = Decode::bind(config).await.map_err(|error| match error {
+            // Such as a fault that this transport cannot have.
+            DecodeError::Transport(TransportError::BadConfig { .. }) => Failure::bad_input(error),
+            _ => Failure::environment(error),
+        })?;
         announce(decode.ready());
         decode.serve(stop).await.map_err(Failure::environment)
     })

@@ -42,6 +42,9 @@ fn bad_arguments_of_roles_are_named() {
     fails(&["prefill", "--num-gpu-blocks", "1"], 2, &["num_blocks"]);
     fails(&["prefill", "--max-model-len", "10000000"], 2, &["max_model_len"]);
     fails(&["prefill", "--kv-lease-duration", "0"], 2, &["kv-lease-duration"]);
+    fails(&["decode", "--fault", "rkey-kept"], 2, &["rkey-kept", "PDLAB_ALLOW_FAULTS=1"]);
+    fails(&["prefill", "--fault", "leaky"], 2, &["leaky", "notification-unread"]);
+    fails(&["decode", "--reconnect-every", "0"], 2, &["--reconnect-every"]);
     fails(&["router"], 2, &["--prefill"]);
     fails(&["router", "--prefill", "ftp://x:1", "--decode", "y:1"], 2, &["ftp://x:1"]);
     fails(&["fly"], 2, &["fly"]);

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use pdlab_api::fault::FaultKind;
 use pdlab_api::kv_transfer::{KvTransferParams, RemotePrefill};
 use pdlab_engine::RequestId;
-use pdlab_worker::{Connector, EngineHandle, Kept, Load, Shared};
+use pdlab_worker::{Connector, Declined, EngineHandle, Kept, Load, Shared};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,6 +26,8 @@ pub struct DecodeConnector {
     pub runtime: Handle,
     /// Owns the tasks, so that a drain can wait for them.
     pub tasks: TaskTracker,
+    /// Ends tasks that nothing else ends: loads without a deadline.
+    pub give_up: CancellationToken,
     /// Told when loads end.
     pub engine: EngineHandle,
     /// Requests that heartbeats speak for.
@@ -33,7 +36,36 @@ pub struct DecodeConnector {
     pub churn: Arc<Mutex<Churner>>,
     /// Counters.
     pub shared: Arc<Shared>,
+    /// Mistakes to make.
+    pub manners: Manners,
 }
+
+/// What decode owes to prefill; the default is to give it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Manners {
+    /// [`FaultKind::SilentReject`]: rejects without a word.
+    pub silent_reject: bool,
+    /// [`FaultKind::SilentAbort`]: aborts without a word.
+    pub silent_abort: bool,
+    /// [`FaultKind::LateRead`]: waits for this long before it reads, and sends no heartbeats.
+    pub late_by: Option<Duration>,
+}
+
+impl Manners {
+    /// The manners with these faults, where prefill's lease is `kv_lease`.
+    pub fn new(faults: &[FaultKind], kv_lease: Duration) -> Self {
+        let late = faults.contains(&FaultKind::LateRead);
+        Self {
+            silent_reject: faults.contains(&FaultKind::SilentReject),
+            silent_abort: faults.contains(&FaultKind::SilentAbort),
+            // The lease began before the load, and prefill looks at it every tenth of a second.
+            late_by: late.then(|| kv_lease + LATE_MARGIN),
+        }
+    }
+}
+
+/// By how much a late read misses the lease.
+const LATE_MARGIN: Duration = Duration::from_millis(500);
 
 impl Connector for DecodeConnector {
     /// Decode pins nothing for others: it drops the request's blocks by an empty answer. Turn-two
@@ -45,29 +77,38 @@ impl Connector for DecodeConnector {
 
     /// From now on heartbeats renew the lease: the request may queue for longer than that.
     fn expect(&mut self, pull: &RemotePrefill) {
-        lock(&self.waiting).insert(pull);
+        if self.manners.late_by.is_none() {
+            lock(&self.waiting).insert(pull);
+        }
     }
 
     fn load(&mut self, load: Load) {
         let (puller, engine) = (self.puller.clone(), self.engine.clone());
-        let waiting = self.waiting.clone();
-        self.tasks.spawn_on(
-            async move {
-                let outcome = puller.pull(&load).await;
-                lock(&waiting).remove(&load.pull);
-                if let Err(error) = &outcome {
-                    tracing::error!(request = load.pull.request_id, %error, "KV load failed");
-                }
-                engine.loaded(load.id, outcome.map_err(|error| error.to_string()));
-            },
-            &self.runtime,
-        );
+        let (waiting, late_by) = (self.waiting.clone(), self.manners.late_by);
+        self.spawn(async move {
+            if let Some(late_by) = late_by {
+                tokio::time::sleep(late_by).await;
+            }
+            let outcome = puller.pull(&load).await;
+            lock(&waiting).remove(&load.pull);
+            if let Err(error) = &outcome {
+                tracing::error!(request = load.pull.request_id, %error, "KV load failed");
+            }
+            engine.loaded(load.id, outcome.map_err(|error| error.to_string()));
+        });
     }
 
-    fn decline(&mut self, pull: RemotePrefill) {
+    fn decline(&mut self, pull: RemotePrefill, why: Declined) {
         lock(&self.waiting).remove(&pull);
-        let puller = self.puller.clone();
-        self.tasks.spawn_on(async move { puller.decline(&pull).await }, &self.runtime);
+        let silent = match why {
+            Declined::Cached => false,
+            Declined::Rejected => self.manners.silent_reject,
+            Declined::Aborted => self.manners.silent_abort,
+        };
+        if !silent {
+            let puller = self.puller.clone();
+            self.spawn(async move { puller.decline(&pull).await });
+        }
     }
 
     fn notified(&mut self, _payload: &Bytes, _now: Duration) -> Vec<RequestId> {
@@ -86,6 +127,13 @@ impl Connector for DecodeConnector {
     }
 }
 
+impl DecodeConnector {
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let work = self.give_up.clone().run_until_cancelled_owned(work);
+        self.tasks.spawn_on(work, &self.runtime);
+    }
+}
+
 /// Tells prefills that their blocks are still wanted, and forgets prefills that nobody uses.
 pub async fn beat(
     puller: Puller,
@@ -94,12 +142,16 @@ pub async fn beat(
     stop: CancellationToken,
 ) {
     let mut beats = tokio::time::interval(lease / BEATS_PER_LEASE);
-    while stop.run_until_cancelled(beats.tick()).await.is_some() {
-        let due = lock(&waiting).beats();
-        // At once: a prefill that does not answer must not cost the others their leases.
-        join_all(due.iter().map(|(pull, beat)| puller.beat(pull, beat))).await;
-        puller.remotes.sweep(Instant::now());
-    }
+    let beating = async {
+        loop {
+            beats.tick().await;
+            let due = lock(&waiting).beats();
+            // At once: a prefill that does not answer must not cost the others their leases.
+            join_all(due.iter().map(|(pull, beat)| puller.beat(pull, beat))).await;
+            puller.remotes.sweep(Instant::now());
+        }
+    };
+    stop.run_until_cancelled(beating).await;
 }
 
 /// Unmaps at a rate, whether or not there is work.

@@ -74,6 +74,7 @@ impl Figures {
 impl Observer for Figures {
     fn observe(&self, snapshot: &mut Snapshot) {
         snapshot.remote_engines = self.remotes.len() as u64;
+        snapshot.work.reconnects = self.remotes.reconnects();
     }
 
     fn register(&self, r: &mut Registry) {

@@ -7,7 +7,7 @@ use pdlab_api::kv_transfer::RemotePrefill;
 use pdlab_api::side_channel::{AgentMetadata, Compatibility, Handshake, Query, SideChannelError};
 use zeromq::{ReqSocket, Socket, SocketRecv, SocketSend, ZmqMessage};
 
-/// How long prefill may take to answer; vLLM's receive timeout on this socket.
+/// How long prefill may take to answer by default; vLLM's receive timeout on this socket.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A handshake that did not work out.
@@ -15,11 +15,13 @@ pub const TIMEOUT: Duration = Duration::from_secs(5);
 pub enum HandshakeError {
     /// Nobody answered.
     #[error(
-        "no answer from the side channel at {endpoint} within {TIMEOUT:?}: is that prefill up?"
+        "no answer from the side channel at {endpoint} within {timeout:?}: is that prefill up?"
     )]
     Timeout {
         /// Where.
         endpoint: String,
+        /// How long was waited.
+        timeout: Duration,
     },
     /// ZMQ failed.
     #[error("the side channel at {endpoint} cannot be used: {source}")]
@@ -64,18 +66,19 @@ pub enum HandshakeError {
     },
 }
 
-/// Asks prefill for its metadata and checks that it is the one, and compatible.
+/// Asks prefill for its metadata, for so long, and checks that it is the one, and compatible.
 pub async fn ask(
     pull: &RemotePrefill,
     ours: &Compatibility,
+    timeout: Duration,
 ) -> Result<AgentMetadata, HandshakeError> {
     let endpoint = format!("tcp://{}:{}", pull.host, pull.port);
     let mut socket = ReqSocket::new();
-    let answered = tokio::time::timeout(TIMEOUT, exchange(&mut socket, &endpoint)).await;
+    let answered = tokio::time::timeout(timeout, exchange(&mut socket, &endpoint)).await;
     // The socket's tasks end with it; close waits for them so that nothing outlives the handshake.
     let _ = socket.close().await;
     let answer = answered
-        .map_err(|_| HandshakeError::Timeout { endpoint: endpoint.clone() })?
+        .map_err(|_| HandshakeError::Timeout { endpoint: endpoint.clone(), timeout })?
         .map_err(|source| HandshakeError::Zmq { endpoint: endpoint.clone(), source })?;
     let first = answer.get(0).cloned().unwrap_or_default();
     check(&first, &pull.engine_id, ours, &endpoint)
@@ -149,7 +152,7 @@ mod tests {
             num_tokens: None,
             cached_tokens: 0,
         };
-        let asked = tokio::time::timeout(TIMEOUT * 2, ask(&pull, &ours())).await;
+        let asked = tokio::time::timeout(TIMEOUT * 2, ask(&pull, &ours(), TIMEOUT)).await;
         assert!(asked.expect("bounded").is_err());
     }
 }

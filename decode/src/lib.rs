@@ -11,6 +11,7 @@
 //! - [`connector`]: decode's part of the engine loop.
 //! - [`pull`]: one load, from handshake to verified blocks.
 //! - [`remotes`]: the prefills that are connected, each shaken hands with once.
+//! - [`staging`]: a buffer per transfer, for one of the faults.
 //! - [`handshake`]: the question over ZMQ and the checks of the answer.
 //! - [`heartbeat`]: which requests still wait for which prefill; pure.
 //! - [`figures`]: what snapshots and metrics show.
@@ -24,5 +25,6 @@ pub mod heartbeat;
 pub mod pull;
 pub mod remotes;
 pub mod service;
+pub mod staging;
 
 pub use service::{Decode, DecodeConfig, DecodeError};

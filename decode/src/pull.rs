@@ -6,11 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use pdlab_api::kv_transfer::RemotePrefill;
 use pdlab_api::notification::KvNotification;
-use pdlab_transport::Descriptor;
+use pdlab_transport::{Descriptor, ReadReport};
 use pdlab_worker::{KvPool, Load, Shared};
 
 use crate::figures::Figures;
 use crate::remotes::{ConnectError, Remote, Remotes};
+use crate::staging::{self, Staging};
 
 /// Pulls KV for the connector's tasks.
 #[derive(Debug, Clone)]
@@ -25,6 +26,9 @@ pub struct Puller {
     pub shared: Arc<Shared>,
     /// Metrics.
     pub figures: Arc<Figures>,
+    /// The fault [`FaultKind::RegionKept`](pdlab_api::fault::FaultKind::RegionKept): reads go
+    /// through a buffer of their own. `None`: straight into the pool.
+    pub staging: Option<Arc<Staging>>,
 }
 
 /// Why the KV of a request is not here.
@@ -123,9 +127,16 @@ impl Puller {
         let remote = self.remotes.get(&load.pull).await?;
         let descriptors = self.descriptors(load, &remote)?;
         let done = Bytes::from(read_notification(&load.pull).encode());
-        let region = self.pool.region();
-        match remote.peer.read(region, &descriptors, Some(done), self.read_deadline).await {
+        let read = match &self.staging {
+            None => {
+                let region = self.pool.region();
+                remote.peer.read(region, &descriptors, Some(done), self.read_deadline).await
+            }
+            Some(staging) => self.read_staged(staging, &remote, &descriptors, done).await,
+        };
+        match read {
             Ok(report) => {
+                self.remotes.transferred(&load.pull.engine_id, &remote);
                 self.figures.transferred(&report);
                 Shared::add(&self.shared.transfers, 1);
                 Shared::add(&self.shared.kv_bytes, report.bytes);
@@ -133,11 +144,24 @@ impl Puller {
             }
             Err(error) => {
                 if !remote.peer.is_alive() {
-                    self.remotes.forget(&load.pull.engine_id, &remote);
+                    self.remotes.disconnect(&load.pull.engine_id, &remote);
                 }
                 Err(error.into())
             }
         }
+    }
+
+    async fn read_staged(
+        &self,
+        staging: &Staging,
+        remote: &Remote,
+        descriptors: &[Descriptor],
+        done: Bytes,
+    ) -> Result<ReadReport, pdlab_transport::Error> {
+        let (staged, placed) = staging.buffer(descriptors)?;
+        let report = remote.peer.read(&staged, &placed, Some(done), self.read_deadline).await?;
+        staging::unload(&staged, &placed, self.pool.region(), descriptors)?;
+        Ok(report)
     }
 
     fn descriptors(&self, load: &Load, remote: &Remote) -> Result<Vec<Descriptor>, PullError> {

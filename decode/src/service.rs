@@ -7,19 +7,22 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use pdlab_api::error::ErrorBody;
+use pdlab_api::fault::FaultKind;
 use pdlab_api::ready::{Ready, Role};
 use pdlab_api::side_channel::Compatibility;
-use pdlab_transport::{Agent, AgentConfig};
+use pdlab_transport::{Agent, AgentConfig, Faults};
 use pdlab_worker::{ApiError, KvPool, Parts, Shared, Worker, WorkerConfig, WorkerError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::churn::{ChurnConfig, Churner};
-use crate::connector::{DecodeConnector, beat, churn_by_rate, lock};
+use crate::connector::{DecodeConnector, Manners, beat, churn_by_rate, lock};
 use crate::figures::Figures;
+use crate::handshake;
 use crate::heartbeat::Waiting;
 use crate::pull::Puller;
-use crate::remotes::Remotes;
+use crate::remotes::{Habits, Remotes};
+use crate::staging::Staging;
 
 /// How a decode is set up.
 #[derive(Debug, Clone)]
@@ -36,6 +39,9 @@ pub struct DecodeConfig {
     pub churn: ChurnConfig,
     /// Decides what is random about the churn.
     pub seed: u64,
+    /// Transfers after which the connection to a prefill is dropped and made anew. `None`: it
+    /// stays.
+    pub reconnect_every: Option<u64>,
 }
 
 /// Why a decode could not start or serve.
@@ -58,43 +64,67 @@ pub struct Decode {
     churn: Arc<Mutex<Churner>>,
     shared: Arc<Shared>,
     tasks: TaskTracker,
+    give_up: Option<CancellationToken>,
     kv_lease: Duration,
     ready: Ready,
 }
 
 impl Decode {
     /// Opens the transport, registers the pool, listens.
-    pub async fn bind(config: DecodeConfig) -> Result<Self, DecodeError> {
+    pub async fn bind(mut config: DecodeConfig) -> Result<Self, DecodeError> {
+        let faults = config.worker.faults.clone();
+        let has = |kind| faults.contains(&kind);
+        config.agent.faults = Faults {
+            keep_transfers: has(FaultKind::TransferKept),
+            keep_rkeys: has(FaultKind::RkeyKept),
+            keep_endpoints: has(FaultKind::EndpointKept),
+            keep_notifications: false,
+        };
+        if has(FaultKind::RegionKept) {
+            config.agent.limits.regions = usize::MAX;
+        }
+        let patient = has(FaultKind::NoReadDeadline);
+        let or_never = |time| if patient { Duration::MAX } else { time };
+        let read_deadline = or_never(config.read_deadline);
         let agent = Agent::open(config.agent).await?;
         let engine_config = &config.worker.engine;
-        let pool = KvPool::register(&agent, engine_config.geometry, config.worker.kv_prefault)?;
+        let pool = KvPool::register(&agent, engine_config.geometry)?;
         let compatibility = Compatibility {
             model: engine_config.model.name.to_owned(),
             block_size: engine_config.geometry.block_size_tokens as u32,
             bytes_per_token: engine_config.geometry.bytes_per_token as u64,
         };
-        let remotes = Arc::new(Remotes::new(agent.clone(), compatibility, config.read_deadline));
+        let habits = Habits {
+            handshake_timeout: or_never(handshake::TIMEOUT),
+            connect_timeout: read_deadline,
+            reconnect_every: config.reconnect_every,
+            keep_gone: has(FaultKind::RemoteKept),
+        };
+        let remotes = Arc::new(Remotes::new(agent.clone(), compatibility, habits));
         let figures = Arc::new(Figures::new(remotes.clone()));
         let shared = Arc::new(Shared::default());
         let puller = Puller {
             pool: pool.clone(),
             remotes,
-            read_deadline: config.read_deadline,
+            read_deadline,
             shared: shared.clone(),
             figures: figures.clone(),
+            staging: has(FaultKind::RegionKept).then(|| Arc::new(Staging::new(agent.clone()))),
         };
         let channel = pdlab_worker::channel();
         let waiting = Arc::new(Mutex::new(Waiting::default()));
         let churn = Arc::new(Mutex::new(Churner::new(config.churn, config.seed)));
-        let tasks = TaskTracker::new();
+        let (tasks, give_up) = (TaskTracker::new(), CancellationToken::new());
         let connector = DecodeConnector {
             puller: puller.clone(),
             runtime: tokio::runtime::Handle::current(),
             tasks: tasks.clone(),
+            give_up: give_up.clone(),
             engine: channel.0.clone(),
             waiting: waiting.clone(),
             churn: churn.clone(),
             shared: shared.clone(),
+            manners: Manners::new(&faults, config.kv_lease),
         };
         let worker = Worker::bind(Parts {
             config: config.worker,
@@ -114,10 +144,10 @@ impl Decode {
             pid: std::process::id(),
             transport: Some(agent.backend().to_string()),
             ucx_version: agent.version(),
-            faults: Vec::new(),
+            faults: faults.clone(),
         };
-        let kv_lease = config.kv_lease;
-        Ok(Self { worker, agent, puller, waiting, churn, shared, tasks, kv_lease, ready })
+        let (give_up, kv_lease) = (patient.then_some(give_up), config.kv_lease);
+        Ok(Self { worker, agent, puller, waiting, churn, shared, tasks, give_up, kv_lease, ready })
     }
 
     /// What the ready line says.
@@ -134,7 +164,11 @@ impl Decode {
         let served = self.worker.serve(stop).await;
         background.cancel();
         let _ = tokio::join!(beats, churning);
-        // Loads are bounded by their deadline and own blocks of the pool until then.
+        // Loads are bounded by their deadline, if they have one, and own blocks of the pool until
+        // then.
+        if let Some(give_up) = self.give_up {
+            give_up.cancel();
+        }
         self.tasks.close();
         self.tasks.wait().await;
         self.puller.remotes.clear();

@@ -9,22 +9,12 @@ use pdlab_api::kv_transfer::{KvTransferParams, RemotePrefill};
 use pdlab_api::notification::KvNotification;
 use pdlab_api::snapshot::Snapshot;
 use pdlab_engine::RequestId;
-use pdlab_worker::{Connector, EngineHandle, Kept, Load, Observer, Shared};
+use pdlab_worker::{Connector, Declined, EngineHandle, Kept, Load, Observer, Shared};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 
+use crate::identity::Identity;
 use crate::pins::{Pins, Read};
-
-/// Where decode finds this prefill's side channel.
-#[derive(Debug, Clone)]
-pub struct Identity {
-    /// Made fresh at every start, so that a restart is noticed.
-    pub engine_id: String,
-    /// Side channel host, as decode can reach it.
-    pub host: String,
-    /// Side channel port.
-    pub port: u16,
-}
 
 /// Figures that the HTTP side shows.
 #[derive(Debug, Default)]
@@ -82,13 +72,14 @@ impl PrefillConnector {
 
 impl Connector for PrefillConnector {
     fn keep(&mut self, kept: Kept<'_>, now: Duration) -> KvTransferParams {
+        let engine_id = self.identity.answer(self.pins.is_empty());
         self.pins.pin(kept.wire_id, kept.id, now);
         self.count();
         KvTransferParams {
             do_remote_prefill: Some(true),
             do_remote_decode: Some(false),
             remote_block_ids: Some(vec![kept.blocks.iter().map(|block| block.0).collect()]),
-            remote_engine_id: Some(self.identity.engine_id.clone()),
+            remote_engine_id: Some(engine_id),
             remote_request_id: Some(kept.wire_id.to_owned()),
             remote_host: Some(self.identity.host.clone()),
             remote_port: Some(self.identity.port),
@@ -113,7 +104,7 @@ impl Connector for PrefillConnector {
         self.engine.loaded(load.id, Err(why.into()));
     }
 
-    fn decline(&mut self, pull: RemotePrefill) {
+    fn decline(&mut self, pull: RemotePrefill, _why: Declined) {
         tracing::warn!(
             request = pull.request_id,
             "a pull was sent to prefill; its lease will end it"

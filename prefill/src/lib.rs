@@ -7,10 +7,12 @@
 //!
 //! - [`service`]: puts the process together. Start here.
 //! - [`connector`]: prefill's part of the engine loop.
+//! - [`identity`]: which engine this prefill says it is.
 //! - [`pins`]: which request is pinned for whom until when; pure.
 //! - [`side_channel`]: answers handshakes over ZMQ.
 
 pub mod connector;
+pub mod identity;
 pub mod pins;
 pub mod service;
 pub mod side_channel;

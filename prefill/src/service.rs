@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use pdlab_api::fault::FaultKind;
 use pdlab_api::ready::{Ready, Role};
-use pdlab_api::side_channel::{AgentMetadata, Compatibility, Handshake};
+use pdlab_api::side_channel::{AgentMetadata, Compatibility};
 use pdlab_transport::{Agent, AgentConfig};
 use pdlab_worker::{EngineHandle, KvPool, Parts, Shared, Worker, WorkerConfig, WorkerError};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::connector::{Figures, Identity, PrefillConnector};
+use crate::connector::{Figures, PrefillConnector};
+use crate::identity::Identity;
 use crate::side_channel::{SideChannel, SideChannelError};
 
 /// How a prefill is set up.
@@ -30,6 +33,9 @@ pub struct PrefillConfig {
     pub kv_lease: Duration,
     /// This engine's id, made fresh at every start.
     pub engine_id: String,
+    /// Answers after which it takes a new id, when nobody is reading: how peers come and go
+    /// without a process that does. `None`: never.
+    pub renew_engine_every: Option<u64>,
 }
 
 /// Why a prefill could not start or serve.
@@ -51,26 +57,26 @@ pub struct Prefill {
     worker: Worker,
     agent: Agent,
     side_channel: SideChannel,
-    handshake: Bytes,
+    handshake: watch::Receiver<Bytes>,
+    mute: bool,
     engine: EngineHandle,
     ready: Ready,
 }
 
 impl Prefill {
     /// Opens the transport, registers the pool, listens on both ports.
-    pub async fn bind(config: PrefillConfig) -> Result<Self, PrefillError> {
+    pub async fn bind(mut config: PrefillConfig) -> Result<Self, PrefillError> {
+        let faults = config.worker.faults.clone();
+        config.agent.faults.keep_notifications = faults.contains(&FaultKind::NotificationUnread);
         let agent = Agent::open(config.agent).await?;
-        let pool =
-            KvPool::register(&agent, config.worker.engine.geometry, config.worker.kv_prefault)?;
+        let pool = KvPool::register(&agent, config.worker.engine.geometry)?;
         let side_channel =
             SideChannel::bind(&config.side_channel_host, config.side_channel_port).await?;
-        let identity = Identity {
-            engine_id: config.engine_id,
-            host: config.side_channel_host,
-            port: side_channel.port(),
-        };
-        let handshake = handshake(&config.worker, &agent, &identity)?;
-        let endpoint = format!("{}:{}", identity.host, identity.port);
+        let (metadata, compatibility) = describe(&config.worker, &agent, config.engine_id)?;
+        let address = (config.side_channel_host, side_channel.port());
+        let endpoint = format!("{}:{}", address.0, address.1);
+        let identity = Identity::new(address, metadata, compatibility, config.renew_engine_every);
+        let handshake = identity.handshake();
 
         let channel = pdlab_worker::channel();
         let engine = channel.0.clone();
@@ -101,9 +107,10 @@ impl Prefill {
             pid: std::process::id(),
             transport: Some(agent.backend().to_string()),
             ucx_version: agent.version(),
-            faults: Vec::new(),
+            faults: faults.clone(),
         };
-        Ok(Self { worker, agent, side_channel, handshake: handshake.into(), engine, ready })
+        let mute = faults.contains(&FaultKind::Mute);
+        Ok(Self { worker, agent, side_channel, handshake, mute, engine, ready })
     }
 
     /// What the ready line says.
@@ -114,7 +121,8 @@ impl Prefill {
     /// Answers until `stop`, then drains: HTTP, engine, side channel, transport, in this order.
     pub async fn serve(self, stop: CancellationToken) -> Result<(), PrefillError> {
         let background = CancellationToken::new();
-        let handshakes = tokio::spawn(self.side_channel.serve(self.handshake, background.clone()));
+        let handshakes = self.side_channel.serve(self.handshake, self.mute, background.clone());
+        let handshakes = tokio::spawn(handshakes);
         let notifications = tokio::spawn(forward(self.agent.clone(), self.engine));
         let served = self.worker.serve(stop).await;
         background.cancel();
@@ -133,14 +141,15 @@ async fn forward(agent: Agent, engine: EngineHandle) {
     }
 }
 
-fn handshake(
+/// What decode is told in a handshake.
+fn describe(
     worker: &WorkerConfig,
     agent: &Agent,
-    identity: &Identity,
-) -> Result<Vec<u8>, pdlab_transport::Error> {
+    engine_id: String,
+) -> Result<(AgentMetadata, Compatibility), pdlab_transport::Error> {
     let geometry = &worker.engine.geometry;
     let metadata = AgentMetadata::one_region(
-        identity.engine_id.clone(),
+        engine_id,
         agent.metadata()?.to_vec(),
         geometry.num_blocks as u32,
         geometry.block_bytes as u64,
@@ -151,5 +160,5 @@ fn handshake(
         block_size: geometry.block_size_tokens as u32,
         bytes_per_token: geometry.bytes_per_token as u64,
     };
-    Ok(Handshake::new(&compatibility, &metadata).encode())
+    Ok((metadata, compatibility))
 }

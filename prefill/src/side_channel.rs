@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use pdlab_api::side_channel::{Query, encode_clock};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use zeromq::{RouterSocket, Socket, SocketRecv, SocketSend, ZmqMessage};
 
@@ -40,9 +41,15 @@ impl SideChannel {
         self.port
     }
 
-    /// Answers every query with `handshake` until `stop`. Foreign bytes get no answer, as in vLLM,
-    /// so that the asker runs into its own timeout.
-    pub async fn serve(mut self, handshake: Bytes, stop: CancellationToken) {
+    /// Answers every query with the current `handshake` until `stop`; with the fault
+    /// [`FaultKind::Mute`](pdlab_api::fault::FaultKind::Mute), takes them and says nothing. Foreign
+    /// bytes get no answer, as in vLLM, so that the asker runs into its own timeout.
+    pub async fn serve(
+        mut self,
+        handshake: watch::Receiver<Bytes>,
+        mute: bool,
+        stop: CancellationToken,
+    ) {
         let started = Instant::now();
         loop {
             let asked = tokio::select! {
@@ -56,7 +63,11 @@ impl SideChannel {
                     continue;
                 }
             };
-            let Some(answer) = answer(&message, &handshake, started.elapsed().as_secs_f64()) else {
+            if mute {
+                continue;
+            }
+            let current = handshake.borrow().clone();
+            let Some(answer) = answer(&message, &current, started.elapsed().as_secs_f64()) else {
                 tracing::warn!(frames = message.len(), "side channel: a message that is no query");
                 continue;
             };

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The binary under test.
 pub(crate) const PDLAB: &str = env!("CARGO_BIN_EXE_pdlab");
@@ -164,6 +164,21 @@ pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Opti
         assert!(Instant::now() < deadline, "timed out: {what}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// What a router asks of prefill; the parameters to hand to decode.
+pub(crate) async fn prefill_leg(prefill: &Role, prompt: &str) -> Value {
+    let params = json!({"do_remote_decode": true, "do_remote_prefill": false, "remote_engine_id": null,
+                        "remote_block_ids": null, "remote_host": null, "remote_port": null});
+    let body = json!({"prompt": prompt, "max_tokens": 1, "kv_transfer_params": params});
+    let (status, answer) = post(&format!("{}/v1/completions", prefill.url()), body).await;
+    assert_eq!(status, 200, "{answer}");
+    answer["kv_transfer_params"].clone()
+}
+
+/// GET of text that must be there.
+pub(crate) async fn get_text(url: &str) -> String {
+    reqwest::get(url).await.unwrap().error_for_status().unwrap().text().await.unwrap()
 }
 
 /// GET; status and body, which is null if it is not JSON.

@@ -2,23 +2,15 @@
 
 use std::time::Duration;
 
-use crate::common::{PATIENCE, Role, Trio, eventually, post, post_bytes, start_router, stream};
+use crate::common::{
+    PATIENCE, Role, Trio, eventually, post, post_bytes, prefill_leg, start_router, stream,
+};
 use serde_json::{Value, json};
 
 const PROMPT: &str = "The quick brown fox jumps over the lazy dog, again and again.";
 
 fn completions(role: &Role) -> String {
     format!("{}/v1/completions", role.url())
-}
-
-/// What a router asks of prefill.
-async fn prefill_leg(role: &Role, prompt: &str) -> Value {
-    let params = json!({"do_remote_decode": true, "do_remote_prefill": false, "remote_engine_id": null,
-                        "remote_block_ids": null, "remote_host": null, "remote_port": null});
-    let body = json!({"prompt": prompt, "max_tokens": 1, "kv_transfer_params": params});
-    let (status, answer) = post(&completions(role), body).await;
-    assert_eq!(status, 200, "{answer}");
-    answer["kv_transfer_params"].clone()
 }
 
 async fn decode_leg(role: &Role, prompt: &str, params: &Value) -> (u16, Value) {

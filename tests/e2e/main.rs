@@ -2,10 +2,12 @@
 //!
 //! - [`serving`]: what clients see when all is well.
 //! - [`failures`]: what they see, and what is left behind, when something goes wrong.
+//! - [`faults`]: mistakes on purpose, with and without.
 //! - [`foreign`]: foreign routers and clients against our services, unchanged.
 //! - [`common`]: starts processes and ends them, whatever happens.
 
 mod common;
 mod failures;
+mod faults;
 mod foreign;
 mod serving;

@@ -47,6 +47,7 @@ pub(crate) struct Counters {
     pub(crate) regions: Gauge,
     pub(crate) registered_bytes: Gauge,
     pub(crate) endpoints: Gauge,
+    #[cfg(feature = "ucx")]
     pub(crate) rkeys: Gauge,
     pub(crate) connections_accepted: Gauge,
     pub(crate) transfers_in_flight: Gauge,

@@ -24,9 +24,8 @@ pub trait Connector: Send + 'static {
     /// [`crate::EngineHandle::loaded`].
     fn load(&mut self, load: Load);
 
-    /// A request will not read what the remote keeps for it: every block is cached here, or the
-    /// request was refused or aborted before the read began. Tell the remote so that it frees.
-    fn decline(&mut self, pull: RemotePrefill);
+    /// A request will not read what the remote keeps for it. Tell the remote so that it frees.
+    fn decline(&mut self, pull: RemotePrefill, why: Declined);
 
     /// A notification came over the transport. The answer names requests whose pinned blocks are
     /// free again.
@@ -37,6 +36,17 @@ pub trait Connector: Send + 'static {
 
     /// A step ended that generated this many tokens.
     fn step_done(&mut self, tokens: u64);
+}
+
+/// Why a request will not read what a remote keeps for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Declined {
+    /// Every block is cached here.
+    Cached,
+    /// The request was refused.
+    Rejected,
+    /// Its client went away before the read began.
+    Aborted,
 }
 
 /// What the role shows of itself; shared with the HTTP side.

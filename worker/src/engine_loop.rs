@@ -17,7 +17,7 @@ use pdlab_engine::{
     Step,
 };
 
-use crate::connector::{Connector, Kept, Load, LoadBlock};
+use crate::connector::{Connector, Declined, Kept, Load, LoadBlock};
 use crate::job::{Ending, Job, Output, Problem};
 use crate::kv_pool::KvPool;
 use crate::metrics::Metrics;
@@ -182,7 +182,7 @@ impl<C: Connector> EngineLoop<C> {
                 let released = self.connector.notified(&payload, self.started.elapsed());
                 self.release(released);
             }
-            Command::Decline(pull) => self.connector.decline(pull),
+            Command::Decline(pull) => self.connector.decline(pull, Declined::Rejected),
             // `run` ends before it applies a shutdown; a probe was answered by being taken.
             Command::Probe | Command::Shutdown => {}
         }
@@ -200,7 +200,7 @@ impl<C: Connector> EngineLoop<C> {
             }
             Err(refusal) => {
                 if let Some(pull) = job.pull {
-                    self.connector.decline(pull);
+                    self.connector.decline(pull, Declined::Rejected);
                 }
                 let problem = match refusal {
                     AdmitError::QueueFull { .. } => Problem::Busy(refusal.to_string()),
@@ -216,7 +216,7 @@ impl<C: Connector> EngineLoop<C> {
         let Some(live) = self.ended_early(id, "abort") else { return };
         // Once the read is under way its own notification tells the remote.
         if let (AbortOutcome::FreedNotifyRemote, Some(pull)) = (outcome, live.job.pull) {
-            self.connector.decline(pull);
+            self.connector.decline(pull, Declined::Aborted);
         }
     }
 
@@ -280,7 +280,7 @@ impl<C: Connector> EngineLoop<C> {
         let Some(live) = self.jobs.get_mut(&load.id) else { return };
         let Some(pull) = live.job.pull.clone() else { return };
         if load.local_blocks.is_empty() {
-            return self.connector.decline(pull);
+            return self.connector.decline(pull, Declined::Cached);
         }
         let blocks = (0..load.local_blocks.len())
             .filter_map(|i| self.engine.expected(load.id, load.first_block_index + i))

@@ -29,7 +29,7 @@ pub mod server;
 pub mod shared;
 pub mod stop;
 
-pub use connector::{Connector, Kept, Load, LoadBlock, Observer};
+pub use connector::{Connector, Declined, Kept, Load, LoadBlock, Observer};
 pub use engine_loop::{Command, EngineHandle, channel};
 pub use http::ApiError;
 pub use kv_pool::KvPool;

@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
+use pdlab_api::fault::FaultKind;
 use pdlab_engine::EngineStats;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
@@ -87,6 +88,16 @@ struct FinishedReason(&'static str);
 /// Label `reason`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Reason(&'static str);
+
+/// Label `fault`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Fault(&'static str);
+
+impl EncodeLabelSet for Fault {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        [("fault", self.0)].encode(encoder)
+    }
+}
 
 impl EncodeLabelSet for FinishedReason {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
@@ -312,6 +323,18 @@ pub fn histogram(r: &mut Registry, name: &str, help: &str, bounds: &[f64]) -> Hi
     let histogram = Histogram::new(bounds.iter().copied());
     r.register(format!("vllm:{name}"), help, histogram.clone());
     histogram
+}
+
+/// Shows the mistakes that this process makes on purpose.
+pub(crate) fn faults(r: &mut Registry, faults: &[FaultKind]) {
+    if faults.is_empty() {
+        return;
+    }
+    let family = Family::<Fault, FloatGauge>::default();
+    for fault in faults {
+        family.get_or_create_owned(&Fault(fault.as_str())).set(1.0);
+    }
+    r.register("pdlab:fault_info", "Mistakes that are made on purpose", family);
 }
 
 #[cfg(test)]

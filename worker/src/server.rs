@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
+use pdlab_api::fault::FaultKind;
 use pdlab_api::ready::Role;
 use pdlab_engine::{ConfigError, CostModel, Engine, EngineConfig};
 use pdlab_transport::Agent;
@@ -18,7 +19,7 @@ use crate::engine_loop::{Command, EngineHandle, EngineLoop};
 use crate::http::{self, Front};
 use crate::intake::Limits;
 use crate::kv_pool::KvPool;
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
 use crate::shared::Shared;
 
 /// How a worker is set up; resolved once on the command line.
@@ -32,9 +33,6 @@ pub struct WorkerConfig {
     pub served_model_name: String,
     /// The engine: model, blocks, batch limits.
     pub engine: EngineConfig,
-    /// Whether the pages of the KV pool are touched at start. If not, resident memory grows until
-    /// every block has been used.
-    pub kv_prefault: bool,
     /// How long steps take.
     pub cost: CostModel,
     /// Largest request body in bytes; more is answered with 413. 100,000 token ids are about
@@ -42,6 +40,8 @@ pub struct WorkerConfig {
     pub max_body_bytes: usize,
     /// How long requests may take to end after a shutdown was asked for; then they are dropped.
     pub drain_timeout: Duration,
+    /// Mistakes to make on purpose; none but for who studies leaks.
+    pub faults: Vec<FaultKind>,
 }
 
 /// Why a worker could not start or serve.
@@ -106,7 +106,15 @@ impl Worker {
         let listener = TcpListener::bind(addr).await.map_err(listen)?;
         let addr = listener.local_addr().map_err(listen)?;
         let model_name = config.served_model_name;
-        let metrics = Arc::new(Metrics::new(&model_name, &config.engine, |r| observer.register(r)));
+        for fault in &config.faults {
+            let (mistake, bug) = (fault.mistake(), fault.bug());
+            tracing::warn!(%fault, bug, "a mistake is made on purpose: this process {mistake}");
+        }
+        let metrics = Metrics::new(&model_name, &config.engine, |r| {
+            metrics::faults(r, &config.faults);
+            observer.register(r);
+        });
+        let metrics = Arc::new(metrics);
         let limits = Limits {
             model_name,
             max_model_len: config.engine.max_model_len,
@@ -122,7 +130,6 @@ impl Worker {
             metrics: metrics.clone(),
             observer,
             agent,
-            kv_pool: pool.range(),
             next_id: AtomicU64::new(1),
             created: http::unix_seconds(),
         };

@@ -31,8 +31,6 @@ pub struct Shared {
     pub corrupt_blocks: AtomicU64,
     /// Engine steps.
     pub steps: AtomicU64,
-    /// Connections that were dropped and made anew.
-    pub reconnects: AtomicU64,
     /// HTTP requests being served.
     pub http_in_flight: AtomicU64,
     failures: Mutex<BTreeMap<String, u64>>,
@@ -82,7 +80,8 @@ impl Shared {
                 blocks_verified: get(&self.blocks_verified),
                 corrupt_blocks: get(&self.corrupt_blocks),
                 steps: get(&self.steps),
-                reconnects: get(&self.reconnects),
+                // Decode's own count.
+                reconnects: 0,
             },
             http_in_flight: get(&self.http_in_flight),
             engine: Some(EngineState {
