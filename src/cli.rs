@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::exit::Failure;
-use crate::{doctor, measure, roles, ucx};
+use crate::{doctor, measure, report, roles, ucx};
 
 /// A lab for prefill/decode disaggregated LLM serving that needs no GPU.
 #[derive(Debug, Parser)]
@@ -17,6 +17,8 @@ pub(crate) struct Cli {
 enum Command {
     /// Run a leak scenario end to end and print the verdict
     Repro(Box<pdlab_bench::repro::ReproArgs>),
+    /// Make one HTML page of a run
+    Report(report::ReportArgs),
     /// Run a local cluster until Ctrl-C
     Up(Box<pdlab_bench::cluster::up::UpArgs>),
     /// Put load on a server, or on a transport
@@ -46,6 +48,7 @@ impl Cli {
     pub(crate) fn run(self) -> Result<(), Failure> {
         match self.command {
             Command::Repro(args) => measure::repro(&args),
+            Command::Report(args) => report::run(&args),
             Command::Up(args) => measure::up(&args),
             Command::Bench(BenchCommand::Serve(args)) => measure::serve(&args),
             Command::Router(args) => roles::router(&args),

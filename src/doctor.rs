@@ -3,6 +3,8 @@
 use std::fs;
 
 use clap::Args;
+use pdlab_leak::trace::probe;
+use pdlab_leak::trace::tier::{self, Assessment};
 use pdlab_transport::builds::{BuildSpec, UcxBuild};
 use serde_json::json;
 
@@ -38,6 +40,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<(), Failure> {
     findings.push(ucx_environment());
     findings.push(limit("map entries per process", "/proc/sys/vm/max_map_count", 65_530));
     findings.push(own_smaps());
+    findings.extend(tracing());
     if args.json {
         println!("{}", json!({ "findings": findings }));
         return Ok(());
@@ -78,6 +81,20 @@ fn limit(what: &str, path: &str, at_least: u64) -> Finding {
         None => (false, format!("{path} cannot be read")),
     };
     Finding { what: what.into(), ok, detail }
+}
+
+/// The ways to see who maps memory, the best first, and what to set for those that do not apply.
+fn tracing() -> impl Iterator<Item = Finding> {
+    let assessments = tier::assess(&probe::facts(None));
+    let chosen = tier::choose(&assessments);
+    assessments.into_iter().map(move |Assessment { tier, obstacles }| {
+        let detail = match obstacles.as_slice() {
+            [] if Some(tier) == chosen => format!("chosen. {}", tier.blind_spot()),
+            [] => format!("applies. {}", tier.blind_spot()),
+            obstacles => obstacles.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+        };
+        Finding { what: format!("tracing by {tier}"), ok: obstacles.is_empty(), detail }
+    })
 }
 
 /// Leaks are measured from smaps; without it nothing can be.

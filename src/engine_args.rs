@@ -51,6 +51,9 @@ pub(crate) struct WorkerArgs {
     /// Most tokens computed in a step
     #[arg(long, default_value_t = 2048)]
     max_num_batched_tokens: usize,
+    /// Do not touch the pages of the KV pool at start: memory then grows until each was used
+    #[arg(long)]
+    no_kv_prefault: bool,
     /// Do not reuse KV of equal prompt prefixes
     #[arg(long)]
     no_enable_prefix_caching: bool,
@@ -119,6 +122,7 @@ impl WorkerArgs {
             listen: SocketAddr::new(self.host, self.port),
             served_model_name: self.served_model_name.clone().unwrap_or_else(|| self.model.clone()),
             engine,
+            kv_prefault: !self.no_kv_prefault,
             cost,
             max_body_bytes: self.max_body_bytes,
             drain_timeout: seconds("--drain-timeout", self.drain_timeout)?,

@@ -5,7 +5,7 @@
 //! - `transport_args`, `engine_args`: flags that prefill and decode share.
 //! - `roles`: `pdlab prefill`, `decode`, `router`.
 //! - `ucx`, `doctor`: what is installed and what can run here.
-//! - `measure`: `pdlab repro`, `up` and `bench`.
+//! - `measure`: `pdlab repro`, `up` and `bench`. `report`: `pdlab report`.
 
 mod cli;
 mod doctor;
@@ -13,6 +13,7 @@ mod engine_args;
 mod exit;
 mod fault_args;
 mod measure;
+mod report;
 mod roles;
 mod transport_args;
 mod ucx;

@@ -149,11 +149,11 @@ fn environment() -> BTreeMap<String, String> {
 }
 
 /// Output for whoever reads stdout; if nobody does, the files are there.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
 }
 
-fn say_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+pub(crate) fn say_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let json = serde_json::to_string(value)
         .map_err(|e| Failure::environment(format!("cannot write the result as JSON: {e}")))?;
     say(&json);

@@ -25,12 +25,24 @@ pub struct Snapshot {
     pub engine: Option<EngineState>,
     /// Regions, endpoints, transfers; null on the router.
     pub transport: Option<TransportState>,
+    /// Where the KV pool lies in the address space of the process; null on the router.
+    #[serde(default)]
+    pub kv_pool: Option<AddressRange>,
     /// Handshakes with remote engines that are remembered (decode).
     pub remote_engines: u64,
     /// Leases that pin blocks for a remote reader (prefill).
     pub leases: u64,
     /// Lost things by kind, such as `kv_expired`, `notification_after_expiry`, `handshake`.
     pub failures: BTreeMap<String, u64>,
+}
+
+/// A stretch of the address space of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressRange {
+    /// First address.
+    pub base: u64,
+    /// Length in bytes.
+    pub len_bytes: u64,
 }
 
 /// Counters of work. A role leaves at zero what it does not do.
@@ -118,6 +130,7 @@ impl Snapshot {
             http_in_flight: 0,
             engine: None,
             transport: None,
+            kv_pool: None,
             remote_engines: 0,
             leases: 0,
             failures: BTreeMap::new(),

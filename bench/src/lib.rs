@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod matrix;
+pub mod page;
 pub mod repro;
 pub mod run_dir;
 pub mod serve;

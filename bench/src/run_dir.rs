@@ -7,6 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use crate::page;
+
 /// Where runs go unless `--out` says otherwise.
 const RUNS: &str = "runs";
 
@@ -50,6 +52,10 @@ impl RunDir {
         }
         for sub in OWN_DIRS {
             dir.remove(sub, |path| fs::remove_dir_all(path))?;
+        }
+        // Others name their reports so, too.
+        if fs::read(dir.file(page::FILE)).is_ok_and(|text| page::is_page(&text)) {
+            dir.remove(page::FILE, |path| fs::remove_file(path))?;
         }
         Ok(dir)
     }
@@ -179,10 +185,17 @@ mod tests {
         dir.write_json("result.json", &1).unwrap();
         fs::write(dir.make_dir("logs/main").unwrap().join("router.log"), "old").unwrap();
         dir.write("notes.txt", b"mine").unwrap();
+        dir.write(page::FILE, b"<html>mine").unwrap();
 
         let dir = RunDir::create(Some(&out), "x", UNIX_EPOCH).unwrap();
         assert!(!dir.file("result.json").exists() && !dir.file("logs").exists());
         assert_eq!(fs::read(dir.file("notes.txt")).unwrap(), b"mine");
+        assert_eq!(fs::read(dir.file(page::FILE)).unwrap(), b"<html>mine", "of another tool");
+
+        let page = r#"<meta name="generator" content="pdlab report">"#;
+        dir.write(page::FILE, page.as_bytes()).unwrap();
+        let dir = RunDir::create(Some(&out), "x", UNIX_EPOCH).unwrap();
+        assert!(!dir.file(page::FILE).exists(), "a page of the earlier run");
     }
 
     #[test]

@@ -30,6 +30,7 @@ fn plan(env: &[(&str, &str)]) -> ClusterPlan {
             kv_scale: 1.0,
             time_scale: 0.0,
             num_gpu_blocks: 10,
+            kv_prefault: true,
             block_size: 16,
             max_num_seqs: 8,
             max_num_batched_tokens: 2048,

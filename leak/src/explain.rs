@@ -10,15 +10,18 @@ use crate::work::Unit;
 
 /// The verdict in one sentence: `LEAK. 144.0 B per unmap (95 % CI 143.9 to 144.1) over 243,000 unmaps.`
 pub fn verdict(judgement: &Judgement, axes: Axes) -> String {
-    let word = match judgement.verdict.kind() {
-        VerdictKind::Leak => "LEAK.",
-        VerdictKind::Clean => "CLEAN.",
-        VerdictKind::Inconclusive => "INCONCLUSIVE.",
+    let estimate = judgement.estimate.as_ref();
+    let slope = estimate.map(|estimate| (estimate.slope, estimate.units));
+    found(judgement.verdict.kind(), slope, axes)
+}
+
+/// The same sentence from the file of a result; `units` is the work measured, warm-up included.
+pub fn finding(result: &ReproResult, units: f64) -> String {
+    let slope = || {
+        let (value, low, high) = (result.slope_per_unit?, result.ci_low?, result.ci_high?);
+        Some((Slope { value, low, high }, units - result.warmup_units.unwrap_or(0.0)))
     };
-    match &judgement.estimate {
-        Some(estimate) => format!("{word} {}", slope(estimate, axes)),
-        None => word.to_string(),
-    }
+    found(result.verdict, slope(), Axes { gauge: result.gauge, unit: result.unit })
 }
 
 /// Why a verdict is inconclusive and what would decide it; `None` for the others.
@@ -196,10 +199,13 @@ pub fn traffic(result: &ReproResult) -> String {
     )
 }
 
-fn slope(estimate: &Estimate, axes: Axes) -> String {
-    let Slope { value, low, high } = estimate.slope;
+/// A verdict, with the slope and the work that it was found on.
+fn found(verdict: VerdictKind, slope: Option<(Slope, f64)>, axes: Axes) -> String {
+    let word = verdict.to_string().to_uppercase();
+    let Some((Slope { value, low, high }, units)) = slope else { return format!("{word}.") };
     let [value, low, high] = [value, low, high].map(|value| fixed(value, axes.gauge));
-    format!("{value} {axes} (95 % CI {low} to {high}) over {}.", amount(estimate.units, axes.unit))
+    let over = amount(units, axes.unit);
+    format!("{word}. {value} {axes} (95 % CI {low} to {high}) over {over}.")
 }
 
 /// A slope: one decimal where it says something, none for large numbers, three for small counts, and no "-0.0".

@@ -138,7 +138,13 @@ mod tests {
             memory_limit_bytes: 64 << 30,
             rss_growth_bytes: 36_000_000,
             explained_ratio: Some(0.98),
-            owners: vec![Owner { name: "heap".into(), bytes: -4096, share: 0.0, stack: None }],
+            owners: vec![Owner {
+                name: "heap".into(),
+                bytes: -4096,
+                count: None,
+                share: 0.0,
+                stack: None,
+            }],
             signature: Some(SignatureRef {
                 id: "vllm#24264".into(),
                 url: "https://github.com/vllm-project/vllm/issues/24264".into(),

@@ -11,8 +11,9 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
 use procfs::ProcError;
-use procfs::process::Process;
+use procfs::process::{FDInfo, FDTarget, Process};
 
+use crate::descriptors::Descriptors;
 use crate::layout::{Layout, Range};
 use crate::sample::Memory;
 use crate::smaps;
@@ -122,6 +123,21 @@ impl Watched {
             return Err(SampleError::Gone { pid: self.pid });
         }
         Ok(Layout::of(&mappings, kv_pool, |range| self.resident_bytes(range).ok()))
+    }
+
+    /// Its open file descriptors by kind. One that is closed while they are listed is left out.
+    pub fn descriptors(&self) -> Result<Descriptors, SampleError> {
+        let open = self.process.fd().map_err(|error| from_procfs(self.pid, "fd", error))?;
+        let target = |fd: FDInfo| match fd.target {
+            FDTarget::Socket(_) | FDTarget::Net(_) => "socket:",
+            FDTarget::Pipe(_) => "pipe:",
+            FDTarget::AnonInode(_) => "anon_inode:",
+            FDTarget::Path(_)
+            | FDTarget::MemFD(_)
+            | FDTarget::Other(..)
+            | FDTarget::Unknown(..) => "",
+        };
+        Ok(Descriptors::of(open.flatten().map(target)))
     }
 
     /// How much of `range` is resident, from the page table.

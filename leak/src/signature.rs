@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use crate::estimate::Slope;
+use crate::evidence::Evidence;
+use crate::gauge::{Axes, Gauge};
 use crate::layout::Class;
 use crate::result::SignatureRef;
 use crate::verdict::VerdictKind;
@@ -29,16 +31,19 @@ pub struct Signature {
     pub url: String,
     /// Where it is fixed, a sentence.
     pub fix: String,
-    /// The UCX versions that have it.
-    pub ucx: VersionRange,
+    /// The UCX versions that have it. Absent: it is no bug of UCX.
+    pub ucx: Option<VersionRange>,
     /// The unit of work that it grows with.
     pub unit: Unit,
-    /// Lowest slope that it causes, bytes per unit.
+    /// What grows. Absent: memory that is held.
+    #[serde(default)]
+    pub gauge: Gauge,
+    /// Lowest slope that it causes, in what the gauge counts per unit.
     pub slope_min: f64,
-    /// Highest slope that it causes, bytes per unit.
+    /// Highest slope that it causes.
     pub slope_max: f64,
-    /// Where its memory lies.
-    pub class: Class,
+    /// Where its memory lies. Absent where no memory grows.
+    pub class: Option<Class>,
     /// Name of the owner in the ledger.
     pub owner: String,
     /// Settings that stop it.
@@ -63,8 +68,8 @@ pub struct Finding<'a> {
     pub verdict: VerdictKind,
     /// The slope with its interval.
     pub slope: Slope,
-    /// The unit of work of the slope.
-    pub unit: Unit,
+    /// What the slope is of.
+    pub axes: Axes,
     /// The class of memory that grew most; see [`crate::ledger::Ledger::top_class`].
     pub top_class: Option<Class>,
     /// The version that the UCX library reports; `None` where no UCX ran.
@@ -73,16 +78,25 @@ pub struct Finding<'a> {
     pub env: &'a BTreeMap<String, String>,
 }
 
-/// The list compiled in.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    signature: Vec<Signature>,
+    evidence: Vec<Evidence>,
+}
+
+fn file() -> File {
+    toml::from_str(BUILTIN).expect("the compiled-in signatures parse, a test says so")
+}
+
+/// The bugs compiled in.
 pub fn known() -> Vec<Signature> {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct File {
-        signature: Vec<Signature>,
-    }
-    let file: File =
-        toml::from_str(BUILTIN).expect("the compiled-in signatures parse, a test says so");
-    file.signature
+    file().signature
+}
+
+/// The counters compiled in whose things take memory; see [`crate::evidence`].
+pub fn known_evidence() -> Vec<Evidence> {
+    file().evidence
 }
 
 /// The first of `signatures` that `finding` looks like.
@@ -97,9 +111,9 @@ impl Signature {
         let slope = finding.slope.low <= self.slope_max && finding.slope.high >= self.slope_min;
         let cured = self.cures.iter().any(|cure| cure.in_force(finding.env));
         finding.verdict == VerdictKind::Leak
-            && finding.ucx.is_some_and(|version| self.ucx.contains(version))
-            && finding.unit == self.unit
-            && finding.top_class == Some(self.class)
+            && finding.axes == Axes { gauge: self.gauge, unit: self.unit }
+            && self.ucx.is_none_or(|range| finding.ucx.is_some_and(|is| range.contains(is)))
+            && (self.class.is_none() || finding.top_class == self.class)
             && slope
             && !cured
     }
@@ -136,7 +150,7 @@ mod tests {
         Finding {
             verdict: VerdictKind::Leak,
             slope: slope(144.0),
-            unit: Unit::Unmap,
+            axes: Axes { gauge: Gauge::Held, unit: Unit::Unmap },
             top_class: Some(Class::Anonymous),
             ucx: Some(UcxVersion::new(1, 19, 0)),
             env,
@@ -179,7 +193,8 @@ mod tests {
             Finding { verdict: VerdictKind::Inconclusive, ..fits },
             Finding { slope: slope(288.0), ..fits },
             Finding { slope: slope(20.0), ..fits },
-            Finding { unit: Unit::Request, ..fits },
+            Finding { axes: Axes { unit: Unit::Request, ..fits.axes }, ..fits },
+            Finding { axes: Axes { gauge: Gauge::Rss, ..fits.axes }, ..fits },
             Finding { top_class: Some(Class::Heap), ..fits },
             Finding { top_class: None, ..fits },
             Finding { ucx: Some(UcxVersion::new(1, 16, 0)), ..fits },

@@ -18,6 +18,7 @@ use pdlab_api::openai::{
     DetokenizeRequest, DetokenizeResponse, ModelCard, ModelList, TokenizeRequest, TokenizeResponse,
 };
 use pdlab_api::ready::Role;
+use pdlab_api::snapshot::AddressRange;
 use pdlab_api::tokenizer;
 use pdlab_engine::{NewRequest, RequestId};
 use pdlab_transport::Agent;
@@ -44,6 +45,7 @@ pub(crate) struct Front {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) agent: Agent,
+    pub(crate) kv_pool: AddressRange,
     pub(crate) next_id: AtomicU64,
     /// Unix time in seconds.
     pub(crate) created: u64,
@@ -394,6 +396,7 @@ async fn metrics(State(front): Shop) -> Result<Response, ApiError> {
 
 async fn snapshot(State(front): Shop) -> Response {
     let mut snapshot = front.shared.snapshot(front.role, &front.agent);
+    snapshot.kv_pool = Some(front.kv_pool);
     front.observer.observe(&mut snapshot);
     axum::Json(snapshot).into_response()
 }

@@ -1,5 +1,6 @@
 //! The KV pool: one mapping, registered once, cut into blocks.
 
+use pdlab_api::snapshot::AddressRange;
 use pdlab_engine::content;
 use pdlab_engine::{BlockId, ChainHash, KvGeometry};
 use pdlab_transport::{Agent, BlockLayout, Error, Mapping, Region};
@@ -9,22 +10,30 @@ use pdlab_transport::{Agent, BlockLayout, Error, Mapping, Region};
 pub struct KvPool {
     region: Region,
     geometry: KvGeometry,
+    range: AddressRange,
 }
 
 impl KvPool {
-    /// Maps the pool, touches every page and registers it with the transport.
-    ///
-    /// The pages are touched now so that resident memory does not grow while requests arrive: a
-    /// first touch looks like a leak to whoever watches from outside.
-    pub fn register(agent: &Agent, geometry: KvGeometry) -> Result<Self, Error> {
+    /// Maps the pool and registers it with the transport. With `prefault` every page is touched
+    /// now, so that resident memory does not grow while requests arrive: a first touch looks like
+    /// a leak to whoever watches from outside.
+    pub fn register(agent: &Agent, geometry: KvGeometry, prefault: bool) -> Result<Self, Error> {
         let mut mapping = Mapping::anonymous(geometry.pool_bytes)?;
-        mapping.prefault();
+        if prefault {
+            mapping.prefault();
+        }
+        let range = AddressRange { base: mapping.as_ptr() as u64, len_bytes: mapping.len() as u64 };
         let layout = BlockLayout {
             block_len: geometry.block_bytes as u64,
             blocks: geometry.num_blocks as u64,
         };
         let region = agent.register_blocks(mapping, layout)?;
-        Ok(Self { region, geometry })
+        Ok(Self { region, geometry, range })
+    }
+
+    /// Where it lies in the address space.
+    pub fn range(&self) -> AddressRange {
+        self.range
     }
 
     /// Layout of the pool.

@@ -33,6 +33,9 @@ pub struct WorkerConfig {
     pub served_model_name: String,
     /// The engine: model, blocks, batch limits.
     pub engine: EngineConfig,
+    /// Whether the pages of the KV pool are touched at start. If not, resident memory grows until
+    /// every block has been used.
+    pub kv_prefault: bool,
     /// How long steps take.
     pub cost: CostModel,
     /// Largest request body in bytes; more is answered with 413. 100,000 token ids are about
@@ -130,6 +133,7 @@ impl Worker {
             metrics: metrics.clone(),
             observer,
             agent,
+            kv_pool: pool.range(),
             next_id: AtomicU64::new(1),
             created: http::unix_seconds(),
         };

@@ -76,6 +76,8 @@ pub struct EnginePlan {
     pub time_scale: f64,
     /// KV blocks in the pool.
     pub num_gpu_blocks: u32,
+    /// Whether the pages of the pool are touched at start.
+    pub kv_prefault: bool,
     /// Tokens per KV block.
     pub block_size: u32,
     /// Requests in a batch at most.
@@ -201,6 +203,9 @@ impl ClusterPlan {
             args.option("--ucx", ucx);
         }
         args.option("--kv-lease-duration", self.kv_lease_duration_s);
+        if !self.engine.kv_prefault {
+            args.flag("--no-kv-prefault");
+        }
         for fault in &self.faults {
             if fault.kind.role() == role && fault.process.is_none_or(|process| process == index) {
                 args.option("--fault", fault.kind);
@@ -224,6 +229,11 @@ impl Args {
         self
     }
 
+    fn flag(&mut self, name: &str) -> &mut Self {
+        self.0.push(name.to_owned());
+        self
+    }
+
     fn finish(mut self) -> Vec<String> {
         self.0.push("--die-with-parent".to_owned());
         self.0
@@ -244,6 +254,7 @@ mod tests {
                 kv_scale: 0.5,
                 time_scale: 0.0,
                 num_gpu_blocks: 100,
+                kv_prefault: true,
                 block_size: 16,
                 max_num_seqs: 8,
                 max_num_batched_tokens: 2048,

@@ -117,6 +117,7 @@ impl UpArgs {
                 kv_scale: self.kv_scale,
                 time_scale: self.time_scale,
                 num_gpu_blocks: self.num_gpu_blocks,
+                kv_prefault: true,
                 block_size: self.block_size,
                 max_num_seqs: self.max_num_seqs,
                 max_num_batched_tokens: self.max_num_batched_tokens,

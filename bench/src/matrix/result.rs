@@ -131,6 +131,8 @@ pub struct CellResult {
     /// Whether it came out so; null if nothing is foreseen and it did not fail, or if it has not
     /// run.
     pub matched: Option<bool>,
+    /// What the scenario says of this outcome, such as the risks of a cure; else null.
+    pub note: Option<String>,
     /// Slope, in what the gauge counts per unit of work.
     pub slope_per_unit: Option<f64>,
     /// Lower end of its 95 % interval; with several runs the lowest.
@@ -175,8 +177,10 @@ pub struct Run {
     pub reason: Option<String>,
     /// What the scenario foresees; null if nothing.
     pub expected: Option<Outcome>,
-    /// In which ways it is not as foreseen.
+    /// In which ways it is not as foreseen; a failure that nothing foresees is one.
     pub mismatches: Vec<String>,
+    /// What the scenario says of this outcome; else null.
+    pub note: Option<String>,
     /// What the reader should know about it.
     pub remarks: Vec<String>,
     /// What was measured; null if nothing was.
@@ -315,6 +319,7 @@ mod tests {
             reason: Some("no libucp".into()),
             expected: None,
             mismatches: Vec::new(),
+            note: None,
             remarks: Vec::new(),
             measured: None,
             dir: "cells/0".into(),

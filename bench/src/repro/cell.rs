@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use pdlab_api::ready::{Ready, Role};
 use pdlab_api::snapshot::Snapshot;
+use pdlab_leak::descriptors::Descriptors;
 use pdlab_leak::estimate::Series;
 use pdlab_leak::gauge::Axes;
 use pdlab_leak::layout::Layout;
@@ -60,6 +61,8 @@ pub struct Measurement {
     pub ended: Step,
     /// What the memory of the judged process was made of, at the start and at the end.
     pub layouts: (Layout, Layout),
+    /// Its open file descriptors, at the start and at the end.
+    pub descriptors: (Descriptors, Descriptors),
     /// Processor time of the judged process.
     pub cpu: Vec<CpuReading>,
     /// The requests.
@@ -166,11 +169,11 @@ async fn measure(
     let loaded = load.counts().completed;
     load.forget_latencies();
 
-    let watch = Watch::open(cluster, scenario.role)?;
-    let before = watch.layout(cluster)?;
+    let watch = Watch::open(cluster, scenario.role).await?;
+    let before = watch.state(cluster)?;
     let taken = take_samples(cell, &watch, cluster, progress).await?;
     let duration_s = watch.elapsed_s();
-    let after = watch.layout(cluster)?;
+    let after = watch.state(cluster)?;
     let answered = load.counts().completed - loaded;
 
     progress.phase(format_args!("{}: draining", cell.name));
@@ -200,7 +203,8 @@ async fn measure(
         judged: labels[watch.judged()].clone(),
         judgement: taken.judgement,
         ended: taken.ended,
-        layouts: (before, after),
+        layouts: (before.0, after.0),
+        descriptors: (before.1, after.1),
         cpu: taken.cpu,
         refused: check::refused(&last),
         requests,

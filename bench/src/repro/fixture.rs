@@ -72,6 +72,7 @@ pub(crate) fn measurement(
         judged: "decode-0".to_owned(),
         ended: Step::Enough,
         layouts: (layout(200e6), layout(200e6 + bytes_per_unmap * unmaps as f64)),
+        descriptors: Default::default(),
         cpu: (0..SAMPLES).map(cpu).collect(),
         requests: Requests {
             completed: 508,

@@ -16,7 +16,7 @@
 //! - [`check`]: what must hold at the end of every run (pure).
 //! - [`cost`], [`growth`]: processor time per unit of work; how much each role grew (pure).
 //! - [`attribution`]: who holds the growth (pure).
-//! - [`report`]: `result.json`; [`screen`], [`words`]: the text for people (pure).
+//! - [`report`]: `result.json`; [`screen`], [`sheet`], [`words`]: the text for people (pure).
 //! - [`progress`]: what is seen meanwhile. [`exit`]: errors and exit codes.
 
 pub mod attribution;
@@ -33,13 +33,15 @@ pub mod progress;
 pub mod report;
 pub mod sampling;
 pub mod screen;
+pub mod sheet;
 pub mod words;
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 
 use std::fs::File;
 use std::io::{self, BufWriter};
+use std::time::Instant;
 
 use pdlab_leak::csv::CsvWriter;
 use pdlab_leak::sample::Sample;
@@ -81,6 +83,7 @@ pub async fn run(
     progress: &mut Progress,
     cancel: &CancellationToken,
 ) -> Result<Outcome, ReproError> {
+    let started = Instant::now();
     dir.write("scenario.toml", scenario.to_toml().as_bytes())?;
     let log_dir = dir.make_dir("logs")?;
     let name = scenario.name.as_str();
@@ -94,7 +97,7 @@ pub async fn run(
         trials.push(try_cure(scenario, mitigation, host, dir, progress, cancel).await?);
     }
     progress.finish();
-    let total_s = progress.elapsed().as_secs_f64();
+    let total_s = started.elapsed().as_secs_f64();
     let attribution = attribute(scenario, &measurement);
     let report = RunReport::new(scenario, &measurement, &attribution, &trials, total_s);
     dir.write_json("result.json", &report)?;
@@ -141,7 +144,7 @@ fn told(measurement: &Measurement) -> String {
 }
 
 /// `name` as a file name: a scenario file may call a cure anything, slashes included.
-fn file_name(name: &str) -> String {
+pub(crate) fn file_name(name: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
     name.chars().map(plain).collect()
 }

@@ -40,6 +40,7 @@ pub fn cluster(scenario: &Scenario, host: &Host) -> ClusterPlan {
             kv_scale: cluster.kv_scale,
             time_scale: cluster.time_scale,
             num_gpu_blocks: cluster.num_gpu_blocks,
+            kv_prefault: cluster.kv_prefault,
             block_size: cluster.block_size,
             max_num_seqs: cluster.max_num_seqs,
             max_num_batched_tokens: MAX_NUM_BATCHED_TOKENS,

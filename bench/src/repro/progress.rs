@@ -10,6 +10,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget};
 pub struct Progress {
     started: Instant,
     sink: Sink,
+    /// The part of a larger run that is under way.
+    part: Option<String>,
 }
 
 enum Sink {
@@ -46,7 +48,7 @@ impl Progress {
     }
 
     fn new(sink: Sink) -> Self {
-        Self { started: Instant::now(), sink }
+        Self { started: Instant::now(), sink, part: None }
     }
 
     /// Time since the run began.
@@ -54,8 +56,18 @@ impl Progress {
         self.started.elapsed()
     }
 
+    /// What follows belongs to this part of a larger run, of which only the outcome is worth
+    /// keeping: its phases are seen while they last, under its name. `None`: to the larger run
+    /// itself.
+    pub fn part(&mut self, name: Option<String>) {
+        self.part = name;
+    }
+
     /// A phase begins, or something worth keeping on the screen happened.
     pub fn phase(&mut self, text: impl fmt::Display) {
+        if self.part.is_some() {
+            return self.state(text);
+        }
         let line = stamped(self.elapsed(), &text.to_string());
         match &mut self.sink {
             Sink::Lines(out) => drop(writeln!(out, "{line}")),
@@ -66,15 +78,20 @@ impl Progress {
 
     /// Nothing more will be drawn: the screen is free for the result.
     pub fn finish(&mut self) {
-        if let Sink::Spinner(bar) = &self.sink {
+        if let (Sink::Spinner(bar), None) = (&self.sink, &self.part) {
             bar.finish_and_clear();
         }
     }
 
     /// Where things stand; the next one replaces it.
     pub fn state(&mut self, text: impl fmt::Display) {
-        let line = stamped(self.elapsed(), &text.to_string());
+        let text = match &self.part {
+            Some(part) => format!("{part}: {text}"),
+            None => text.to_string(),
+        };
+        let line = stamped(self.elapsed(), &text);
         match &mut self.sink {
+            Sink::Lines(_) if self.part.is_some() => {}
             Sink::Lines(out) => drop(writeln!(out, "{line}")),
             Sink::Spinner(bar) => bar.set_message(line),
             Sink::Silent => {}
@@ -106,6 +123,22 @@ mod tests {
     fn lines_carry_the_time_since_the_start() {
         assert_eq!(stamped(Duration::from_millis(12_345), "warm"), "[ 12.3 s] warm");
         assert_eq!(stamped(Duration::ZERO, "start"), "[  0.0 s] start");
+    }
+
+    #[test]
+    fn a_part_of_a_larger_run_leaves_no_lines() {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let mut progress = Progress::lines(writer);
+        progress.part(Some("1 of 2".to_owned()));
+        progress.phase("starting");
+        progress.state("50 %");
+        progress.part(None);
+        progress.phase("1 of 2: clean");
+        drop(progress);
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut reader, &mut text).unwrap();
+        assert_eq!(text.lines().count(), 1);
+        assert!(text.ends_with("1 of 2: clean\n"), "{text}");
     }
 
     #[test]

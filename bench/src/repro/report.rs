@@ -37,6 +37,12 @@ pub struct RunReport {
     pub requests_abandoned: u64,
     /// Requests answered per second of measurement.
     pub requests_per_s: f64,
+    /// 99th percentile of the time to the last token of a request, milliseconds, warm-up left out.
+    pub latency_p99_ms: f64,
+    /// Processor time of the judged process per unit of work, microseconds; null without work.
+    pub cpu_us_per_unit: Option<f64>,
+    /// Standard error of it; null if unknown.
+    pub cpu_error_us: Option<f64>,
     /// KV reads that decode refused or found corrupt, warm-up included.
     pub reads_refused: u64,
     /// What was not given back when the load had ended; null if everything was.
@@ -111,8 +117,8 @@ impl RunReport {
     ) -> Self {
         let roles = growth::of_roles(scenario, measurement);
         let quiet_growth_ratio = growth::quiet_ratio(scenario, &roles);
-        let base =
-            Base { cost: cost(&measurement.cpu), requests_per_s: measurement.requests.per_s };
+        let cost = cost(&measurement.cpu);
+        let base = Base { cost, requests_per_s: measurement.requests.per_s };
         let (mitigations, mitigation_runs): (Vec<_>, Vec<_>) =
             trials.iter().map(|trial| base.compare(trial)).unzip();
         let expectation = expectation(scenario, measurement);
@@ -138,6 +144,9 @@ impl RunReport {
             requests_failed: measurement.requests.failed,
             requests_abandoned: measurement.requests.abandoned,
             requests_per_s: measurement.requests.per_s,
+            latency_p99_ms: measurement.requests.latency_p99_ms,
+            cpu_us_per_unit: cost.map(|cost| cost.us_per_unit),
+            cpu_error_us: cost.map(|cost| cost.error_us).filter(|error| error.is_finite()),
             reads_refused: measurement.refused,
             held_after_drain: measurement.held_after_drain.clone(),
             limit_reached: (measurement.ended != Step::Enough).then_some(measurement.ended),

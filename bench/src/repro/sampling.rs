@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use pdlab_leak::layout::Layout;
+use pdlab_leak::descriptors::Descriptors;
+use pdlab_leak::layout::{Layout, Range};
 use pdlab_leak::sample::Sample;
 use pdlab_leak::sampler::{SampleError, Watched};
 use pdlab_leak::scenario::Role;
@@ -19,6 +20,8 @@ pub struct Watch {
     watched: Vec<Watched>,
     /// Index of the judged process.
     judged: usize,
+    /// Where the KV pool of the judged process lies.
+    kv_pool: Option<Range>,
     /// The zero of all times.
     began: Instant,
 }
@@ -27,8 +30,9 @@ impl Watch {
     /// Begins to watch `cluster`, whose first process of `role` is the judged one.
     ///
     /// # Errors
-    /// [`ReproError::Sample`] if a process may not be read.
-    pub fn open(cluster: &Cluster, role: Role) -> Result<Self, ReproError> {
+    /// [`ReproError::Sample`] if a process may not be read, [`ReproError::Cluster`] if it does not
+    /// answer.
+    pub async fn open(cluster: &mut Cluster, role: Role) -> Result<Self, ReproError> {
         let mut watched = Vec::new();
         for process in cluster.roles() {
             let open = Watched::open(process.pid());
@@ -39,7 +43,10 @@ impl Watch {
             .iter()
             .position(|process| process.ready().role.as_str() == role.name())
             .expect("a cluster has at least one of each role");
-        Ok(Self { watched, judged, began: Instant::now() })
+        // The pool is mapped once, at start, and stays where it is.
+        let kv_pool = cluster.snapshot(judged).await?.kv_pool;
+        let kv_pool = kv_pool.map(|pool| Range { base: pool.base, len_bytes: pool.len_bytes });
+        Ok(Self { watched, judged, kv_pool, began: Instant::now() })
     }
 
     /// Index of the judged process.
@@ -77,13 +84,14 @@ impl Watch {
         Ok(CpuReading { units, cpu_s })
     }
 
-    /// What the memory of the judged process is made of.
+    /// What the memory of the judged process is made of, and what it has open.
     ///
     /// # Errors
     /// [`ReproError::Sample`] if it cannot be read.
-    pub fn layout(&self, cluster: &Cluster) -> Result<Layout, ReproError> {
-        let label = cluster.roles()[self.judged].label();
-        self.watched[self.judged].layout(None).map_err(|source| failed(label, source))
+    pub fn state(&self, cluster: &Cluster) -> Result<(Layout, Descriptors), ReproError> {
+        let judged = &self.watched[self.judged];
+        let failed = |source| failed(cluster.roles()[self.judged].label(), source);
+        Ok((judged.layout(self.kv_pool).map_err(failed)?, judged.descriptors().map_err(failed)?))
     }
 
     async fn read_one(&self, cluster: &mut Cluster, index: usize) -> Result<Sample, ReproError> {

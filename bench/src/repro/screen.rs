@@ -15,13 +15,8 @@ use super::attribution::Attribution;
 use super::cell::Measurement;
 use super::pace::Step;
 use super::report::{self, MitigationRun, RunReport};
+use super::sheet::Sheet;
 use super::words::{amount, change, counted, grouped, path};
-
-/// Columns of a line: what a terminal shows without wrapping, and prose reads well in.
-const WIDTH: usize = 100;
-
-/// Columns of the labels at the left.
-const LABEL: usize = 11;
 
 /// The report on a run of `scenario` whose files are in `dir`.
 pub fn render(
@@ -34,7 +29,7 @@ pub fn render(
     let (result, axes) = (&report.result, measurement.axes);
     let estimate = measurement.judgement.estimate.as_ref();
     let leaks = result.verdict == VerdictKind::Leak;
-    let mut page = Page::default();
+    let mut page = Sheet::default();
     page.item("verdict", &explain::verdict(&measurement.judgement, axes));
     if let Some(doubt) = &result.doubt {
         page.item("", doubt);
@@ -86,6 +81,7 @@ pub fn render(
     report.mismatches.iter().for_each(|mismatch| page.item("", &format!("- {mismatch}")));
     page.item("files", &format!("{}/", dir.display()));
     page.item("", "result.json, samples.csv, scenario.toml, logs/");
+    page.item("page", &format!("pdlab report {}", dir.display()));
     page.item("took", &format!("{:.1} s in all", report.total_s));
     page.text
 }
@@ -117,7 +113,11 @@ fn growth(report: &RunReport, gauge: Gauge) -> String {
 fn holders(report: &RunReport) -> String {
     let owners = report.result.owners.iter().filter(|owner| owner.share >= 0.05);
     let parts = owners.map(|owner| {
-        format!("{} {} ({:.0} %)", owner.name, change(owner.bytes as f64), 100.0 * owner.share)
+        let much = match owner.count {
+            Some(count) => format!("{count:+}"),
+            None => change(owner.bytes as f64),
+        };
+        format!("{} {much} ({:.0} %)", owner.name, 100.0 * owner.share)
     });
     parts.collect::<Vec<_>>().join(", ")
 }
@@ -150,7 +150,7 @@ fn meanwhile(report: &RunReport) -> String {
     )
 }
 
-fn cures(page: &mut Page, report: &RunReport) {
+fn cures(page: &mut Sheet, report: &RunReport) {
     let runs = report.result.mitigations.iter().zip(&report.mitigation_runs);
     if runs.len() == 0 {
         return;
@@ -199,57 +199,6 @@ fn cells(cure: &MitigationResult, run: &MitigationRun, gauge: Gauge) -> String {
     };
     let requests = run.request_ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
     format!("{slope:>24}  {verdict:12}  {cost:13}  {requests}")
-}
-
-/// Lines of labelled, wrapped text.
-#[derive(Default)]
-struct Page {
-    text: String,
-}
-
-impl Page {
-    fn blank(&mut self) {
-        self.text.push('\n');
-    }
-
-    fn line(&mut self, line: &str) {
-        self.text.push_str(line.trim_end());
-        self.text.push('\n');
-    }
-
-    fn item(&mut self, label: &str, text: &str) {
-        for (i, line) in wrap(text, WIDTH - LABEL).iter().enumerate() {
-            let label = if i == 0 { label } else { "" };
-            self.line(&format!("{label:LABEL$}{line}"));
-        }
-    }
-
-    fn indented(&mut self, text: &str) {
-        for line in wrap(text, WIDTH - 4) {
-            self.line(&format!("    {line}"));
-        }
-    }
-}
-
-/// Lines of at most `width` columns, broken at blanks; a longer word gets a line of its own. Line
-/// breaks in the text stay.
-fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines = Vec::new();
-    for paragraph in text.lines() {
-        let mut line = String::new();
-        for word in paragraph.split_whitespace() {
-            let needed = line.chars().count() + 1 + word.chars().count();
-            if !line.is_empty() && needed > width {
-                lines.push(std::mem::take(&mut line));
-            }
-            if !line.is_empty() {
-                line.push(' ');
-            }
-            line.push_str(word);
-        }
-        lines.push(line);
-    }
-    lines
 }
 
 #[cfg(test)]
@@ -311,13 +260,6 @@ mod tests {
         let scenario = fixture::scenario();
         let text = rendered(&fixture::measurement(&scenario, 144.0, 20_000.0), &[]);
         let widest = text.lines().map(|line| line.chars().count()).max().unwrap();
-        assert!(widest <= WIDTH, "{widest}");
-    }
-
-    #[test]
-    fn text_wraps_at_blanks_and_keeps_its_lines() {
-        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
-        assert_eq!(wrap("a\nlongerthanwidth b", 5), ["a", "longerthanwidth", "b"]);
-        assert_eq!(wrap("", 5), [""; 0]);
+        assert!(widest <= crate::repro::sheet::WIDTH, "{widest}");
     }
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::layout::Range;
+use crate::sample::Counts;
 use crate::smaps;
 
 /// A process with every class, in KiB: code 100, heap 200, a stack of 64, an arena of 300, the pool of 1024 and
@@ -49,9 +50,9 @@ fn every_class_is_found_where_it_lies() {
 fn the_ledger_balances_and_names_the_largest_first() {
     let (start, end) = (layout(512, 200, true), layout(2512, 100, true));
     let ledger = Ledger::between(&start, &end);
-    assert_eq!(ledger.growth_bytes(), end.total_bytes() as i64 - start.total_bytes() as i64);
+    assert_eq!(ledger.growth(), end.total_bytes() as i64 - start.total_bytes() as i64);
     let owners = ledger.owners();
-    assert_eq!(owners.iter().map(|o| o.bytes).sum::<i64>(), ledger.growth_bytes());
+    assert_eq!(owners.iter().map(|o| o.bytes).sum::<i64>(), ledger.growth());
     assert_eq!(
         (owners[0].name.as_str(), owners[0].bytes, owners[0].share),
         ("anonymous mmap outside heap and KV pool", 2000 * 1024, 1.0)
@@ -68,21 +69,68 @@ fn unnamed_memory_is_explained_only_as_far_as_it_is_claimed() {
     let (start, end) = (layout(512, 200, true), layout(2512, 200, true));
     let mut ledger = Ledger::between(&start, &end);
     assert_eq!(ledger.explained_ratio(), Some(0.0));
-    ledger.claim("the queue", 1500.0 * 1024.0);
+    ledger.claim("the queue", Class::Anonymous, 1500.0 * 1024.0);
     assert_eq!(ledger.explained_ratio(), Some(0.75));
     assert_eq!(ledger.owners()[0].name, "the queue");
-    assert_eq!(ledger.growth_bytes(), 2000 * 1024);
-    ledger.claim("greedy", 1e18);
+    assert_eq!(ledger.growth(), 2000 * 1024);
+    ledger.claim("greedy", Class::Anonymous, 1e18);
     assert_eq!(ledger.explained_ratio(), Some(1.0));
-    assert_eq!(ledger.growth_bytes(), 2000 * 1024, "nobody can claim more than there is");
+    assert_eq!(ledger.growth(), 2000 * 1024, "nobody can claim more than there is");
 }
 
 #[test]
 fn where_nothing_grew_there_is_nothing_to_explain() {
     let same = layout(512, 200, true);
     let mut ledger = Ledger::between(&same, &same);
-    ledger.claim("nobody", 1e6);
+    ledger.claim("nobody", Class::Anonymous, 1e6);
     assert_eq!(ledger.explained_ratio(), None);
     assert!(ledger.owners().is_empty());
     assert_eq!(Ledger::top_class(&same, &same), None);
+}
+
+#[test]
+fn an_owner_claims_the_same_memory_once_and_from_its_class() {
+    let (start, end) = (layout(512, 200, true), layout(2512, 400, true));
+    let mut ledger = Ledger::between(&start, &end);
+    ledger.claim("rkeys", Class::Heap, 150.0 * 1024.0);
+    ledger.claim("queue", Class::Anonymous, 1900.0 * 1024.0);
+    ledger.claim("queue", Class::Anonymous, 1000.0 * 1024.0);
+    ledger.claim("queue", Class::Anonymous, 2000.0 * 1024.0);
+    let owners: Vec<(String, i64)> =
+        ledger.owners().into_iter().map(|owner| (owner.name, owner.bytes / 1024)).collect();
+    assert_eq!(
+        owners,
+        [("queue".to_string(), 2000), ("rkeys".to_string(), 150), ("heap".to_string(), 50)]
+    );
+    assert_eq!((ledger.growth(), ledger.explained_ratio()), (2200 * 1024, Some(1.0)));
+}
+
+#[test]
+fn what_is_counted_has_owners_too() {
+    let held = |kv_blocks, kv_blocks_pinned, waiting_remote| Sample {
+        held: Counts { kv_blocks, kv_blocks_pinned, waiting_remote, ..Counts::default() },
+        ..Sample::default()
+    };
+    let fds = (
+        Descriptors::of(["socket:[1]", "/dev/null"]),
+        Descriptors::of(["socket:[1]", "socket:[2]", "socket:[3]", "/dev/null"]),
+    );
+    let owners = |gauge, first: &Sample, last: &Sample| {
+        let ledger = Ledger::counted(gauge, first, last, &fds);
+        assert_eq!(ledger.explained_ratio(), Some(1.0));
+        let told = |owner: Owner| (owner.name, owner.count.unwrap_or(owner.bytes), owner.share);
+        ledger.owners().into_iter().map(told).collect::<Vec<_>>()
+    };
+    let stranded = owners(Gauge::KvBlocks, &held(20, 16, 0), &held(340, 320, 0));
+    assert_eq!(stranded, [("leases".into(), 304, 0.95), ("requests".into(), 16, 0.05)]);
+    let waiting = owners(Gauge::KvBlocks, &held(20, 0, 1), &held(340, 0, 21));
+    assert_eq!(waiting, [("requests that wait for remote KV".into(), 320, 1.0)]);
+    let sockets = owners(Gauge::Fds, &held(0, 0, 0), &held(0, 0, 0));
+    assert_eq!(sockets, [("sockets".into(), 2, 1.0)]);
+    let bytes = |rcache_bytes| Sample {
+        held: Counts { rcache_bytes, ..Counts::default() },
+        ..Sample::default()
+    };
+    let outlived = owners(Gauge::Outlived, &bytes(Some(10)), &bytes(Some(4106)));
+    assert_eq!(outlived, [("UCX registration cache, regions".into(), 4096, 1.0)]);
 }

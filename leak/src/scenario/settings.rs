@@ -30,6 +30,10 @@ pub struct Cluster {
     /// Tokens per KV block. Default 16, vLLM's.
     #[serde(default = "default_block_size")]
     pub block_size: u32,
+    /// Whether the pages of the KV pool are touched at start. Default true. If not, memory grows until every block was
+    /// used once.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub kv_prefault: bool,
     /// Requests a worker runs at once; more wait. Default 64.
     #[serde(default = "default_max_num_seqs")]
     pub max_num_seqs: u32,
@@ -349,6 +353,10 @@ fn default_kv_lease_seconds() -> f64 {
 
 fn default_abort_after_ms() -> u64 {
     50
+}
+
+fn is_true(value: &bool) -> bool {
+    *value
 }
 
 fn is_zero(value: &f64) -> bool {

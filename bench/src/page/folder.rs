@@ -1,0 +1,96 @@
+//! Reads the files of a run from its directory: all that touches the disk in here.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::Document;
+use super::error::PageError;
+use super::run::{Run, RunFiles};
+
+/// Of a log, as much as a reader looks at: the end, where the trouble is.
+const LOG_LINES: usize = 30;
+
+/// And not more than this of it in bytes, however long its lines are.
+const LOG_BYTES: usize = 8192;
+
+/// What is in the directory `dir`.
+///
+/// # Errors
+/// If it cannot be read, is no directory of a run, or holds something that is none of a run.
+pub fn load(dir: &Path) -> Result<Document, PageError> {
+    let files = read(dir)?;
+    let wanted = ["result.json", "samples.csv", "scenario.toml"];
+    if files.result.is_none() && files.samples.is_none() && files.scenario.is_none() {
+        return Err(PageError::NoRun { path: dir.to_owned(), wanted: wanted.into() });
+    }
+    Ok(Document::Run(Box::new(Run::parse(&files)?)))
+}
+
+fn read(dir: &Path) -> Result<RunFiles, PageError> {
+    // An error of its own for a directory that is not there: its files are all missing, too.
+    fs::read_dir(dir).map_err(failed(dir))?;
+    Ok(RunFiles {
+        name: name(dir),
+        result: text(&dir.join("result.json"))?,
+        samples: text(&dir.join("samples.csv"))?,
+        scenario: text(&dir.join("scenario.toml"))?,
+        cures: texts(&dir.join("mitigations"), "csv")?,
+        logs: texts(&dir.join("logs"), "log")?
+            .into_iter()
+            .map(|(role, log)| (role, tail(&log)))
+            .filter(|(_, log)| !log.is_empty())
+            .collect(),
+    })
+}
+
+/// The last part of the path; for `.` that of the directory meant.
+fn name(dir: &Path) -> String {
+    let real = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    real.file_name().map_or("run".into(), |name| name.to_string_lossy().into_owned())
+}
+
+/// The text of a file, `None` if there is none. What is no text is none of a run's, and the
+/// parsers will say so.
+fn text(path: &Path) -> Result<Option<String>, PageError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(failed(path)(source)),
+    }
+}
+
+/// The texts of the files in `dir` that end in `extension`, by their names without it.
+fn texts(dir: &Path, extension: &str) -> Result<BTreeMap<String, String>, PageError> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(source) => return Err(failed(dir)(source)),
+    };
+    let mut texts = BTreeMap::new();
+    for entry in entries {
+        let path = entry.map_err(failed(dir))?.path();
+        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        let (Some(stem), true) = (stem, path.extension().is_some_and(|e| e == extension)) else {
+            continue;
+        };
+        texts.extend(text(&path)?.map(|text| (stem, text)));
+    }
+    Ok(texts)
+}
+
+fn tail(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    let text = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
+    let mut start = text.len().saturating_sub(LOG_BYTES);
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    text[start..].to_owned()
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> PageError {
+    let path = path.to_owned();
+    move |source| PageError::Read { path, source }
+}

@@ -1,0 +1,62 @@
+//! One self-contained HTML page of a run: verdict, plots, settings, and how to repeat it.
+//!
+//! Files of a run go in, a string comes out. Nothing is measured here, and nothing judged by rules
+//! of its own: slopes and verdicts are [`pdlab_leak`]'s, sentences are
+//! [`pdlab_leak::explain`]'s. The page has no scripts and makes no requests.
+//!
+//! - [`load`] reads a directory (the only part that touches the disk), [`Document::render`] makes
+//!   the page.
+//! - [`run`]: a run from the text of its files, whole or cut off. `view`: its page. Start here.
+//! - [`growth`]: a gauge against work with the fitted line; `memory`: the plot of it.
+//! - `owners`, `roles`, [`cures`], `facts`: the other sections.
+//! - `svg`, `scale`, `thin`: plots: places, ticks, fewer points. `html`, `words`: page and phrases.
+
+pub mod cures;
+mod error;
+mod facts;
+#[cfg(test)]
+mod fixture;
+mod folder;
+pub mod growth;
+mod html;
+mod memory;
+mod owners;
+mod roles;
+pub mod run;
+mod scale;
+mod svg;
+mod thin;
+mod view;
+mod words;
+
+pub use error::PageError;
+pub use folder::load;
+pub use html::is_page;
+
+use run::Run;
+
+/// The name of the page in the directory of its run.
+pub const FILE: &str = "report.html";
+
+/// What a page can be made of.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Document {
+    /// One run.
+    Run(Box<Run>),
+}
+
+impl Document {
+    /// The page.
+    pub fn render(&self) -> String {
+        match self {
+            Self::Run(run) => view::render(run),
+        }
+    }
+
+    /// What is missing in the files, if anything.
+    pub fn notes(&self) -> &[String] {
+        match self {
+            Self::Run(run) => &run.notes,
+        }
+    }
+}
