@@ -101,6 +101,22 @@ async fn fails_to_start(env: &[(&str, &str)], patience: Patience) -> ClusterErro
 }
 
 #[tokio::test]
+async fn a_crashed_decode_comes_back_where_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(&plan(&[]), dir.path(), PATIENCE, &never()).await.unwrap();
+    let (before, url) = (cluster.roles()[2].pid(), cluster.roles()[2].ready().http.clone());
+    cluster.crash(2).await.unwrap();
+    let decode = &cluster.roles()[2];
+    assert_eq!((decode.label(), &decode.ready().http), ("decode-1", &url));
+    assert_ne!(decode.pid(), before);
+    assert_eq!(cluster.snapshot(2).await.unwrap().pid, cluster.roles()[2].pid());
+    let log = std::fs::read_to_string(dir.path().join("decode-1.log")).unwrap();
+    assert_eq!(log.matches("fake decode with").count(), 2, "both lives are in one log: {log}");
+    assert_eq!(cluster.stop().await.len(), 4);
+    assert!(none_left(dir.path()).await);
+}
+
+#[tokio::test]
 async fn a_cluster_starts_answers_and_stops() {
     let dir = tempfile::tempdir().unwrap();
     let mut cluster = Cluster::start(&plan(&[]), dir.path(), PATIENCE, &never()).await.unwrap();

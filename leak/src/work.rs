@@ -96,6 +96,21 @@ impl Work {
         }
     }
 
+    /// This and `more` together.
+    pub fn plus(&self, more: &Work) -> Work {
+        Work {
+            unmaps: self.unmaps + more.unmaps,
+            requests: self.requests + more.requests,
+            transfers: self.transfers + more.transfers,
+            tokens: self.tokens + more.tokens,
+            kv_bytes: self.kv_bytes + more.kv_bytes,
+            blocks_verified: self.blocks_verified + more.blocks_verified,
+            corrupt_blocks: self.corrupt_blocks + more.corrupt_blocks,
+            steps: self.steps + more.steps,
+            reconnects: self.reconnects + more.reconnects,
+        }
+    }
+
     /// The count of `unit`; `None` for [`Unit::Second`], which is no counter.
     pub fn count(&self, unit: Unit) -> Option<u64> {
         match unit {
@@ -142,6 +157,7 @@ mod tests {
             late.since(&early).fields().into_iter().map(|(_, value)| value).collect();
         assert_eq!(values, [10, 20, 30, 40, 50, 60, 70, 80, 90]);
         assert_eq!(early.since(&late), Work::default(), "a restarted counter does not wrap around");
+        assert_eq!(early.plus(&late.since(&early)), late);
     }
 
     #[test]

@@ -83,6 +83,18 @@ impl RoleProcess {
         }
     }
 
+    /// Its HTTP port.
+    pub(super) fn port(&self) -> Option<u16> {
+        self.ready.http.rsplit(':').next()?.parse().ok()
+    }
+
+    /// Kills it without warning. It is reaped when this returns.
+    pub(super) async fn kill(&mut self) {
+        // Fails only for a process that has been reaped.
+        let _ = self.child.kill().await;
+        let _ = timeout(LAST_WORDS, &mut self.strays).await;
+    }
+
     /// Asks it to end, with SIGTERM.
     pub(super) fn terminate(&self) {
         // `id` is None once it has been reaped, so the signal never hits a stranger that got
@@ -97,9 +109,8 @@ impl RoleProcess {
         let end = match timeout_at(deadline, self.child.wait()).await {
             Ok(Ok(status)) => End::Exited(status),
             Ok(Err(_)) | Err(_) => {
-                // Fails only for a process that has been reaped.
-                let _ = self.child.kill().await;
-                End::Killed
+                self.kill().await;
+                return End::Killed;
             }
         };
         // Its log is complete when this returns, unless a child of its own still holds stdout.
@@ -121,17 +132,21 @@ pub(super) struct Starting {
 }
 
 impl Starting {
-    /// Spawns `command` with the environment of `plan` on top of the caller's.
+    /// Spawns `command` with the environment of `plan` on top of the caller's. It begins a log of
+    /// its own, unless it is `again` the process that logged there.
     pub(super) fn spawn(
         plan: &ClusterPlan,
         command: RoleCommand,
         log_dir: &Path,
+        again: bool,
     ) -> Result<Self, ClusterError> {
         let RoleCommand { role, label, args } = command;
         let log = log_dir.join(format!("{label}.log"));
         let no_log = |source| ClusterError::Log { role: label.clone(), path: log.clone(), source };
-        // What stood there is gone; from now on stderr and strays of stdout are both appended.
-        File::create(&log).map_err(no_log)?;
+        if !again {
+            // What stood there is gone; from now on stderr and strays of stdout are both appended.
+            File::create(&log).map_err(no_log)?;
+        }
         let log_file = OpenOptions::new().append(true).open(&log).map_err(no_log)?;
         let stderr = log_file.try_clone().map_err(no_log)?;
         let mut process = Command::new(&plan.program);

@@ -21,7 +21,7 @@ pub mod plan;
 pub mod up;
 
 use std::collections::VecDeque;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pdlab_api::ready::Role;
@@ -72,6 +72,8 @@ pub struct Cluster {
     starting: VecDeque<Starting>,
     http: HttpClient,
     patience: Patience,
+    plan: ClusterPlan,
+    log_dir: PathBuf,
 }
 
 impl Cluster {
@@ -97,9 +99,11 @@ impl Cluster {
             starting: VecDeque::new(),
             http: HttpClient::new(),
             patience,
+            plan: plan.clone(),
+            log_dir: log_dir.to_owned(),
         };
         let started = tokio::select! {
-            started = cluster.start_roles(plan, log_dir) => started,
+            started = cluster.start_roles() => started,
             () = cancel.cancelled() => Err(ClusterError::Cancelled),
         };
         match started {
@@ -209,19 +213,36 @@ impl Cluster {
         ends
     }
 
-    async fn start_roles(
-        &mut self,
-        plan: &ClusterPlan,
-        log_dir: &Path,
-    ) -> Result<(), ClusterError> {
+    /// Kills the worker at `index` of [`Cluster::roles`] without warning and starts it again on
+    /// its port. Returns when it is ready to serve; the router finds out by itself.
+    ///
+    /// # Errors
+    /// If it does not start again. It is not there then, and the cluster of no more use.
+    pub async fn crash(&mut self, index: usize) -> Result<(), ClusterError> {
+        let command = self.plan.workers().swap_remove(index);
+        let process = &mut self.roles[index];
+        process.kill().await;
+        let command = match process.port() {
+            Some(port) => command.on_port(port),
+            None => command,
+        };
+        let mut starting = Starting::spawn(&self.plan, command, &self.log_dir, true)?;
+        let deadline = Instant::now() + self.patience.start;
+        let ready = starting.ready(deadline, self.patience.start).await?;
+        self.roles[index] = starting.serving(ready);
+        Ok(())
+    }
+
+    async fn start_roles(&mut self) -> Result<(), ClusterError> {
         // All workers load their libraries at the same time; the router needs their URLs.
-        for command in plan.workers() {
-            self.starting.push_back(Starting::spawn(plan, command, log_dir)?);
+        for command in self.plan.workers() {
+            let starting = Starting::spawn(&self.plan, command, &self.log_dir, false)?;
+            self.starting.push_back(starting);
         }
         self.await_ready().await?;
         let urls = |role| self.of(role).map(|process| process.ready().http.clone()).collect();
-        let router = plan.router(urls(Role::Prefill), urls(Role::Decode));
-        self.starting.push_back(Starting::spawn(plan, router, log_dir)?);
+        let router = self.plan.router(urls(Role::Prefill), urls(Role::Decode));
+        self.starting.push_back(Starting::spawn(&self.plan, router, &self.log_dir, false)?);
         self.await_ready().await?;
         let deadline = Instant::now() + self.patience.start;
         for index in 0..self.roles.len() {

@@ -133,6 +133,17 @@ pub struct RoleCommand {
     pub args: Vec<String>,
 }
 
+impl RoleCommand {
+    /// The same process again, with its HTTP server on `port`, where others expect it.
+    pub fn on_port(mut self, port: u16) -> Self {
+        let value = self.args.iter().position(|arg| arg == "--port").map(|at| at + 1);
+        if let Some(value) = value.and_then(|at| self.args.get_mut(at)) {
+            *value = port.to_string();
+        }
+        self
+    }
+}
+
 impl Policy {
     /// The name on the command line of the router.
     pub fn as_str(self) -> &'static str {
@@ -324,6 +335,12 @@ mod tests {
         assert!(lines[1].contains("--fault rkey-kept --") && !lines[1].contains("late-read"));
         assert!(lines[2].contains("--fault rkey-kept --fault late-read"), "{}", lines[2]);
         assert!(lines[2].contains("--reconnect-every 5"), "{}", lines[2]);
+    }
+
+    #[test]
+    fn a_process_comes_back_on_its_port() {
+        let decode = plan().workers().remove(1).on_port(4711).args.join(" ");
+        assert!(decode.starts_with("decode --host 127.0.0.1 --port 4711 --model tiny"), "{decode}");
     }
 
     #[test]

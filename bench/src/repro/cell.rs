@@ -24,7 +24,7 @@ use super::plan::{self, Host};
 use super::progress::Progress;
 use super::sampling::Watch;
 use super::{check, words};
-use crate::cluster::{Cluster, ClusterError, ClusterPlan};
+use crate::cluster::{Cluster, ClusterError, ClusterPlan, RoleProcess};
 use crate::serve::{Load, LoadHandle};
 
 /// What to measure.
@@ -169,9 +169,9 @@ async fn measure(
     let loaded = load.counts().completed;
     load.forget_latencies();
 
-    let watch = Watch::open(cluster, scenario.role).await?;
+    let mut watch = Watch::open(cluster, scenario.role).await?;
     let before = watch.state(cluster)?;
-    let taken = take_samples(cell, &watch, cluster, progress).await?;
+    let taken = take_samples(cell, &mut watch, cluster, progress).await?;
     let duration_s = watch.elapsed_s();
     let after = watch.state(cluster)?;
     let answered = load.counts().completed - loaded;
@@ -288,7 +288,7 @@ struct Taken {
 
 async fn take_samples(
     cell: Cell<'_>,
-    watch: &Watch,
+    watch: &mut Watch,
     cluster: &mut Cluster,
     progress: &mut Progress,
 ) -> Result<Taken, ReproError> {
@@ -301,8 +301,13 @@ async fn take_samples(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut samples, mut own, mut cpu) = (Vec::new(), Vec::new(), Vec::new());
     let mut judged_at = None;
+    let mut crashes = Crashes::of(cell.scenario, cluster);
     loop {
         ticks.tick().await;
+        if let Some(victim) = crashes.as_mut().and_then(|crashes| crashes.due(watch.elapsed_s())) {
+            cluster.crash(victim).await?;
+            watch.replace(cluster, victim)?;
+        }
         let mut taken = watch.read(cluster).await?;
         own.push(taken[watch.judged()].clone());
         samples.append(&mut taken);
@@ -325,6 +330,31 @@ async fn take_samples(
         if step != Step::GoOn {
             return Ok(Taken { samples, cpu, judgement, ended: step });
         }
+    }
+}
+
+/// Who is to be killed, and when.
+struct Crashes {
+    victim: usize,
+    every_s: f64,
+    next_s: f64,
+}
+
+impl Crashes {
+    fn of(scenario: &Scenario, cluster: &Cluster) -> Option<Self> {
+        let every_s = scenario.cluster.crash_every_seconds?;
+        let is_decode = |process: &RoleProcess| process.ready().role == Role::Decode;
+        let victim = cluster.roles().iter().rposition(is_decode)?;
+        Some(Self { victim, every_s, next_s: every_s })
+    }
+
+    /// The victim, if one is due after `elapsed_s`.
+    fn due(&mut self, elapsed_s: f64) -> Option<usize> {
+        if elapsed_s < self.next_s {
+            return None;
+        }
+        self.next_s += self.every_s;
+        Some(self.victim)
     }
 }
 

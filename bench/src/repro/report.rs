@@ -251,27 +251,17 @@ fn mismatches(
 }
 
 /// What all decodes did from the first sample to the last: they make the transfers and the churn.
+/// Summed up from sample to sample, since the counters of one that was killed begin anew.
 fn work(measurement: &Measurement) -> Work {
-    let mut ends: BTreeMap<&str, (&Sample, &Sample)> = BTreeMap::new();
+    let mut last: BTreeMap<&str, &Sample> = BTreeMap::new();
     let decodes = measurement
         .samples
         .iter()
         .filter(|sample| sample.process.starts_with(Role::Decode.as_str()));
-    for sample in decodes {
-        ends.entry(&sample.process).or_insert((sample, sample)).1 = sample;
-    }
     let mut total = Work::default();
-    for (first, last) in ends.values() {
-        let done = last.work.since(&first.work);
-        total.unmaps += done.unmaps;
-        total.requests += done.requests;
-        total.transfers += done.transfers;
-        total.tokens += done.tokens;
-        total.kv_bytes += done.kv_bytes;
-        total.blocks_verified += done.blocks_verified;
-        total.corrupt_blocks += done.corrupt_blocks;
-        total.steps += done.steps;
-        total.reconnects += done.reconnects;
+    for sample in decodes {
+        let before = last.insert(&sample.process, sample).unwrap_or(sample);
+        total = total.plus(&sample.work.since(&before.work));
     }
     total
 }

@@ -49,6 +49,17 @@ impl Watch {
         Ok(Self { watched, judged, kv_pool, began: Instant::now() })
     }
 
+    /// Watches the process that is now at `index` of [`Cluster::roles`]: the one before has died.
+    ///
+    /// # Errors
+    /// [`ReproError::Sample`] if it may not be read.
+    pub fn replace(&mut self, cluster: &Cluster, index: usize) -> Result<(), ReproError> {
+        let process = &cluster.roles()[index];
+        let open = Watched::open(process.pid());
+        self.watched[index] = open.map_err(|source| failed(process.label(), source))?;
+        Ok(())
+    }
+
     /// Index of the judged process.
     pub fn judged(&self) -> usize {
         self.judged

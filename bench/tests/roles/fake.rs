@@ -84,7 +84,7 @@ async fn main() -> ExitCode {
             println!("{{\"listening\": 8000}}");
             std::future::pending().await
         }
-        _ => serve(role, manner).await,
+        _ => serve(role, manner, port(&args)).await,
     }
 }
 
@@ -106,8 +106,14 @@ fn manner(role: Role) -> Manner {
     }
 }
 
-async fn serve(role: Role, manner: Manner) -> ExitCode {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+/// The value of `--port`.
+fn port(args: &[String]) -> u16 {
+    let value = args.iter().position(|arg| arg == "--port").and_then(|at| args.get(at + 1));
+    value.and_then(|value| value.parse().ok()).unwrap_or(0)
+}
+
+async fn serve(role: Role, manner: Manner, port: u16) -> ExitCode {
+    let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("the port is free");
     let address = listener.local_addr().expect("a bound socket has an address");
     let mut terminated = signal(SignalKind::terminate()).expect("signals can be caught");
     let ucx = std::env::var("FAKE_UCX").ok().filter(|_| role != Role::Router);

@@ -169,7 +169,19 @@ impl Scenario {
             "must be 1 ms to a day",
         )?;
         let every = cluster.reconnect_every.unwrap_or(1);
-        check("cluster.reconnect_every", every >= 1, "must be 1 transfer or more")
+        check("cluster.reconnect_every", every >= 1, "must be 1 transfer or more")?;
+        let crash = cluster.crash_every_seconds.unwrap_or(1.0);
+        check(
+            "cluster.crash_every_seconds",
+            (0.1..=3600.0).contains(&crash),
+            "must be 0.1 to 3600: a decode needs time to start",
+        )?;
+        // Its counters begin anew with every start, and its memory too.
+        check(
+            "cluster.crash_every_seconds",
+            cluster.crash_every_seconds.is_none() || self.role != Role::Decode,
+            "makes decode start anew, so decode cannot be judged",
+        )
     }
 
     fn check_load(&self) -> Result<(), Flaw> {

@@ -47,6 +47,10 @@ pub struct Cluster {
     /// Transfers after which decode drops its connection to a prefill and makes a new one. Absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reconnect_every: Option<u32>,
+    /// Seconds after which the last decode is killed without warning and started again, over and over while it is
+    /// measured. Absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crash_every_seconds: Option<f64>,
 }
 
 /// `[load]`: the requests that flow while memory is measured.
