@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::exit::Failure;
-use crate::{doctor, measure, report, roles, ucx};
+use crate::{doctor, matrix, measure, report, roles, ucx};
 
 /// A lab for prefill/decode disaggregated LLM serving that needs no GPU.
 #[derive(Debug, Parser)]
@@ -19,6 +19,8 @@ enum Command {
     Repro(Box<pdlab_bench::repro::ReproArgs>),
     /// Make one HTML page of a run
     Report(report::ReportArgs),
+    /// Run a scenario over UCX versions, settings, churn patterns and transports
+    Matrix(Box<pdlab_bench::matrix::MatrixArgs>),
     /// Run a local cluster until Ctrl-C
     Up(Box<pdlab_bench::cluster::up::UpArgs>),
     /// Put load on a server, or on a transport
@@ -49,6 +51,7 @@ impl Cli {
         match self.command {
             Command::Repro(args) => measure::repro(&args),
             Command::Report(args) => report::run(&args),
+            Command::Matrix(args) => matrix::matrix(&args),
             Command::Up(args) => measure::up(&args),
             Command::Bench(BenchCommand::Serve(args)) => measure::serve(&args),
             Command::Router(args) => roles::router(&args),

@@ -5,13 +5,14 @@
 //! - `transport_args`, `engine_args`: flags that prefill and decode share.
 //! - `roles`: `pdlab prefill`, `decode`, `router`.
 //! - `ucx`, `doctor`: what is installed and what can run here.
-//! - `measure`: `pdlab repro`, `up` and `bench`. `report`: `pdlab report`.
+//! - `measure`: `pdlab repro`, `up` and `bench`. `matrix`: `pdlab matrix`. `report`: `pdlab report`.
 
 mod cli;
 mod doctor;
 mod engine_args;
 mod exit;
 mod fault_args;
+mod matrix;
 mod measure;
 mod report;
 mod roles;

@@ -95,7 +95,7 @@ pub(crate) fn serve(options: &serve::Options) -> Result<(), Failure> {
 }
 
 /// Runs until it ends by itself; SIGINT and SIGTERM cancel it in order.
-fn interruptible<T>(
+pub(crate) fn interruptible<T>(
     work: impl AsyncFnOnce(CancellationToken) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -119,7 +119,10 @@ fn interruptible<T>(
 }
 
 /// The build that the roles are to open, as a path, so that every role opens the same.
-fn find_ucx(transport: Transport, named: Option<&str>) -> Result<Option<String>, Failure> {
+pub(crate) fn find_ucx(
+    transport: Transport,
+    named: Option<&str>,
+) -> Result<Option<String>, Failure> {
     let spec: BuildSpec = named.unwrap_or(DEFAULT_UCX).parse().map_err(Failure::bad_input)?;
     match transport {
         Transport::Ucx => {}
@@ -135,13 +138,13 @@ fn path(directory: &std::path::Path) -> String {
 }
 
 /// This binary, which is every role.
-fn program() -> Result<PathBuf, Failure> {
+pub(crate) fn program() -> Result<PathBuf, Failure> {
     std::env::current_exe()
         .map_err(|e| Failure::environment(format!("cannot find the pdlab binary itself: {e}")))
 }
 
 /// What of the environment can be read as text.
-fn environment() -> BTreeMap<String, String> {
+pub(crate) fn environment() -> BTreeMap<String, String> {
     let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
         Some((name.into_string().ok()?, value.into_string().ok()?))
     };
@@ -160,14 +163,14 @@ pub(crate) fn say_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     Ok(())
 }
 
-fn finish(exit: Exit) -> Result<(), Failure> {
+pub(crate) fn finish(exit: Exit) -> Result<(), Failure> {
     match exit {
         Exit::Matched => Ok(()),
         other => Err(Failure::Said(other.code())),
     }
 }
 
-fn repro_failure(error: ReproError) -> Failure {
+pub(crate) fn repro_failure(error: ReproError) -> Failure {
     match error.exit() {
         Exit::BadInput => Failure::bad_input(error),
         Exit::Interrupted => Failure::Said(Exit::Interrupted.code()),

@@ -41,12 +41,7 @@ impl RunDir {
     /// # Errors
     /// If it cannot be made, or holds something that cannot be removed.
     pub fn create(out: Option<&Path>, name: &str, now: SystemTime) -> Result<Self, RunDirError> {
-        let path = match out {
-            Some(path) => path.to_owned(),
-            None => unused(Path::new(RUNS), &format!("{}-{name}", utc(now))),
-        };
-        fs::create_dir_all(&path).map_err(failed("make", &path))?;
-        let dir = Self { path };
+        let dir = Self::open(&Self::place(out, name, now))?;
         for file in OWN_FILES {
             dir.remove(file, |path| fs::remove_file(path))?;
         }
@@ -58,6 +53,21 @@ impl RunDir {
             dir.remove(page::FILE, |path| fs::remove_file(path))?;
         }
         Ok(dir)
+    }
+
+    /// Makes `path` unless it exists, and leaves what is in it: for runs that are completed later.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn open(path: &Path) -> Result<Self, RunDirError> {
+        fs::create_dir_all(path).map_err(failed("make", path))?;
+        Ok(Self { path: path.to_owned() })
+    }
+
+    /// Where a run named `name` goes unless `out` says otherwise: `runs/<UTC time>-<name>`.
+    pub fn place(out: Option<&Path>, name: &str, now: SystemTime) -> PathBuf {
+        let unnamed = || unused(Path::new(RUNS), &format!("{}-{name}", utc(now)));
+        out.map_or_else(unnamed, Path::to_owned)
     }
 
     /// The directory.
@@ -94,11 +104,35 @@ impl RunDir {
     /// # Errors
     /// If it cannot be written.
     pub fn write_json(&self, file: &str, value: &impl Serialize) -> Result<(), RunDirError> {
+        self.write(file, &self.json(file, value)?)
+    }
+
+    /// Writes `file` in one piece: whoever reads it meanwhile, or after a crash, finds what was
+    /// there before or what is there now.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn replace(&self, file: &str, content: &[u8]) -> Result<(), RunDirError> {
+        let part = format!("{file}.part");
+        self.write(&part, content)?;
+        let path = self.file(file);
+        fs::rename(self.file(&part), &path).map_err(failed("replace", &path))
+    }
+
+    /// As [`replace`](Self::replace), with indented JSON.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn replace_json(&self, file: &str, value: &impl Serialize) -> Result<(), RunDirError> {
+        self.replace(file, &self.json(file, value)?)
+    }
+
+    fn json(&self, file: &str, value: &impl Serialize) -> Result<Vec<u8>, RunDirError> {
         let path = self.file(file);
         let mut json = serde_json::to_vec_pretty(value)
             .map_err(|source| failed("write", &path)(io::Error::other(source)))?;
         json.push(b'\n');
-        self.write(file, &json)
+        Ok(json)
     }
 
     fn remove(

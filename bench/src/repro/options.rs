@@ -93,15 +93,7 @@ impl ReproArgs {
         if let Some(limit) = self.memory_limit {
             scenario.measure.memory_limit_bytes = limit;
         }
-        if let Some(churn) = &scenario.churn
-            && churn.role != Role::Decode
-        {
-            return Err(ReproError::Option(format!(
-                "scenario {} churns memory in {}; only decode has a churn source: set churn.role \
-                 to \"decode\"",
-                scenario.name, churn.role
-            )));
-        }
+        check_churn(&scenario)?;
         Ok(scenario)
     }
 }
@@ -122,6 +114,21 @@ impl OverrideArgs {
             seed: self.seed,
             prove_mitigations: self.no_mitigations.then_some(false),
         })
+    }
+}
+
+/// Checks that the role that is to churn memory can.
+///
+/// # Errors
+/// [`ReproError::Option`] if it cannot.
+pub fn check_churn(scenario: &Scenario) -> Result<(), ReproError> {
+    match &scenario.churn {
+        Some(churn) if churn.role != Role::Decode => Err(ReproError::Option(format!(
+            "scenario {} churns memory in {}; only decode has a churn source: set churn.role to \
+             \"decode\"",
+            scenario.name, churn.role
+        ))),
+        _ => Ok(()),
     }
 }
 

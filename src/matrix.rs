@@ -1,0 +1,42 @@
+//! `pdlab matrix`.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use pdlab_bench::cluster::Patience;
+use pdlab_bench::matrix::{self, Hosts, MatrixArgs};
+use pdlab_bench::repro::Progress;
+use pdlab_bench::run_dir::RunDir;
+use pdlab_engine::Model;
+
+use crate::exit::Failure;
+use crate::measure::{
+    environment, find_ucx, finish, interruptible, program, repro_failure, say, say_json,
+};
+
+pub(crate) fn matrix(args: &MatrixArgs) -> Result<(), Failure> {
+    let matrix = args.resolve(&environment()).map_err(repro_failure)?;
+    Model::by_name(&matrix.scenario.cluster.model).map_err(Failure::bad_input)?;
+    // Every build is found before the first cell runs.
+    let mut ucx = BTreeMap::new();
+    for group in matrix.definition.axes.groups() {
+        if let Some(build) = group.ucx {
+            let directory = find_ucx(group.transport, Some(&build))?;
+            ucx.insert(build, directory);
+        }
+    }
+    let hosts = Hosts { program: program()?, ucx, patience: Patience::default() };
+    let name = format!("matrix-{}", matrix.scenario.name);
+    let path = RunDir::place(args.out.as_deref(), &name, SystemTime::now());
+    let dir = RunDir::open(&path).map_err(Failure::environment)?;
+    let mut progress = Progress::stderr();
+    let outcome = interruptible(async |cancel| {
+        let run = matrix::run(&matrix, &hosts, &dir, Vec::new(), &mut progress, &cancel);
+        run.await.map_err(repro_failure)
+    })?;
+    say(&outcome.text);
+    if args.json {
+        say_json(&outcome.result)?;
+    }
+    finish(outcome.exit)
+}
