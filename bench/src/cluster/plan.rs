@@ -49,6 +49,12 @@ pub struct ClusterPlan {
     pub kv_lease_duration_s: f64,
     /// How long decode waits for one KV read, in milliseconds.
     pub kv_read_timeout_ms: u64,
+    /// Requests in a batch of decode at most, where it is not the engine's limit.
+    pub decode_max_num_seqs: Option<u32>,
+    /// Tokens above which decode alone rejects a request.
+    pub decode_max_model_len: Option<u32>,
+    /// Answers after which prefill takes a new engine id; `None` for never.
+    pub renew_engine_every: Option<u32>,
     /// Transfers after which decode drops its connection to a prefill and makes a new one; `None`
     /// for never.
     pub reconnect_every: Option<u32>,
@@ -177,13 +183,15 @@ impl ClusterPlan {
     }
 
     fn prefill(&self, index: u32) -> RoleCommand {
-        let mut args = self.worker(Role::Prefill, index);
+        let mut args = self.worker(Role::Prefill, index, self.engine.max_num_seqs);
         args.option("--side-channel-host", LOCAL_HOST).option("--side-channel-port", 0);
+        args.optional("--renew-engine-every", self.renew_engine_every);
         RoleCommand { role: Role::Prefill, label: format!("prefill-{index}"), args: args.finish() }
     }
 
     fn decode(&self, index: u32) -> RoleCommand {
-        let mut args = self.worker(Role::Decode, index);
+        let max_num_seqs = self.decode_max_num_seqs.unwrap_or(self.engine.max_num_seqs);
+        let mut args = self.worker(Role::Decode, index, max_num_seqs);
         args.option("--churn-pattern", self.churn.pattern)
             .option("--churn-bytes", self.churn.bytes)
             .option("--churn-resident", self.churn.resident)
@@ -192,13 +200,12 @@ impl ClusterPlan {
             .option("--churn-rate", self.churn.rate_per_s)
             .option("--kv-read-timeout-ms", self.kv_read_timeout_ms)
             .option("--seed", self.seed);
-        if let Some(transfers) = self.reconnect_every {
-            args.option("--reconnect-every", transfers);
-        }
+        args.optional("--max-model-len", self.decode_max_model_len)
+            .optional("--reconnect-every", self.reconnect_every);
         RoleCommand { role: Role::Decode, label: format!("decode-{index}"), args: args.finish() }
     }
 
-    fn worker(&self, role: Role, index: u32) -> Args {
+    fn worker(&self, role: Role, index: u32, max_num_seqs: u32) -> Args {
         let mut args = Args::new(role.as_str());
         args.option("--host", LOCAL_HOST)
             .option("--port", 0)
@@ -207,12 +214,10 @@ impl ClusterPlan {
             .option("--time-scale", self.engine.time_scale)
             .option("--num-gpu-blocks", self.engine.num_gpu_blocks)
             .option("--block-size", self.engine.block_size)
-            .option("--max-num-seqs", self.engine.max_num_seqs)
+            .option("--max-num-seqs", max_num_seqs)
             .option("--max-num-batched-tokens", self.engine.max_num_batched_tokens)
             .option("--transport", self.transport);
-        if let Some(ucx) = &self.ucx {
-            args.option("--ucx", ucx);
-        }
+        args.optional("--ucx", self.ucx.as_ref());
         args.option("--kv-lease-duration", self.kv_lease_duration_s);
         if !self.engine.kv_prefault {
             args.flag("--no-kv-prefault");
@@ -238,6 +243,13 @@ impl Args {
         self.0.push(name.to_owned());
         self.0.push(value.to_string());
         self
+    }
+
+    fn optional(&mut self, name: &str, value: Option<impl ToString>) -> &mut Self {
+        match value {
+            Some(value) => self.option(name, value),
+            None => self,
+        }
     }
 
     fn flag(&mut self, name: &str) -> &mut Self {
@@ -282,6 +294,9 @@ mod tests {
             },
             kv_lease_duration_s: 30.0,
             kv_read_timeout_ms: 5000,
+            decode_max_num_seqs: None,
+            decode_max_model_len: None,
+            renew_engine_every: None,
             reconnect_every: None,
             faults: Vec::new(),
             seed: 7,
@@ -335,6 +350,22 @@ mod tests {
         assert!(lines[1].contains("--fault rkey-kept --") && !lines[1].contains("late-read"));
         assert!(lines[2].contains("--fault rkey-kept --fault late-read"), "{}", lines[2]);
         assert!(lines[2].contains("--reconnect-every 5"), "{}", lines[2]);
+    }
+
+    #[test]
+    fn limits_of_one_role_do_not_bind_the_other() {
+        let plan = ClusterPlan {
+            decode_max_num_seqs: Some(2),
+            decode_max_model_len: Some(300),
+            renew_engine_every: Some(9),
+            ..plan()
+        };
+        let lines: Vec<String> =
+            plan.workers().iter().map(|command| command.args.join(" ")).collect();
+        assert!(lines[0].contains("--max-num-seqs 8") && !lines[0].contains("--max-model-len"));
+        assert!(lines[0].contains("--renew-engine-every 9"), "{}", lines[0]);
+        assert!(lines[1].contains("--max-num-seqs 2") && lines[1].contains("--max-model-len 300"));
+        assert!(!lines[1].contains("--renew-engine-every"), "{}", lines[1]);
     }
 
     #[test]

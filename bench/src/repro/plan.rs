@@ -50,6 +50,9 @@ pub fn cluster(scenario: &Scenario, host: &Host) -> ClusterPlan {
         churn: scenario.churn.as_ref().map_or(NO_CHURN, churn),
         kv_lease_duration_s: cluster.kv_lease_seconds,
         kv_read_timeout_ms: cluster.kv_read_timeout_ms.unwrap_or(KV_READ_TIMEOUT_MS),
+        decode_max_num_seqs: cluster.decode_max_num_seqs,
+        decode_max_model_len: cluster.decode_max_model_len,
+        renew_engine_every: cluster.renew_engine_every,
         reconnect_every: cluster.reconnect_every,
         faults: scenario.faults.iter().map(fault).collect(),
         seed: scenario.seed,
@@ -69,6 +72,7 @@ pub fn load(scenario: &Scenario, url: &str) -> LoadConfig {
         input_tokens: load.input_tokens - load.prefix_tokens,
         output_tokens: load.output_tokens,
         prefix_tokens: load.prefix_tokens,
+        input_range_ratio: load.input_range_ratio,
         ..Random::default()
     };
     config.seed = scenario.seed;

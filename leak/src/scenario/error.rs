@@ -117,10 +117,12 @@ impl Scenario {
                 "is \"unmap\", but there is no [churn] to make any",
             )?,
         }
+        let cluster = &self.cluster;
+        let reconnects = cluster.reconnect_every.is_some() || cluster.renew_engine_every.is_some();
         check(
             "unit",
-            self.unit != Unit::Reconnect || self.cluster.reconnect_every.is_some(),
-            "is \"reconnect\", but there is no cluster.reconnect_every to make any",
+            self.unit != Unit::Reconnect || reconnects,
+            "is \"reconnect\", but there is no cluster.reconnect_every or renew_engine_every to make any",
         )?;
         self.check_faults()?;
         self.check_measure()?;
@@ -168,8 +170,15 @@ impl Scenario {
             (1..=86_400_000).contains(&timeout),
             "must be 1 ms to a day",
         )?;
-        let every = cluster.reconnect_every.unwrap_or(1);
-        check("cluster.reconnect_every", every >= 1, "must be 1 transfer or more")?;
+        let counts = [
+            ("reconnect_every", cluster.reconnect_every),
+            ("renew_engine_every", cluster.renew_engine_every),
+            ("decode_max_num_seqs", cluster.decode_max_num_seqs),
+            ("decode_max_model_len", cluster.decode_max_model_len),
+        ];
+        for (key, count) in counts {
+            check(&format!("cluster.{key}"), count != Some(0), "must be 1 or more")?;
+        }
         let crash = cluster.crash_every_seconds.unwrap_or(1.0);
         check(
             "cluster.crash_every_seconds",
@@ -197,6 +206,11 @@ impl Scenario {
             "load.prefix_tokens",
             load.prefix_tokens <= load.input_tokens,
             "must not exceed input_tokens",
+        )?;
+        check(
+            "load.input_range_ratio",
+            (0.0..1.0).contains(&load.input_range_ratio),
+            "must be 0 or more and below 1",
         )?;
         check(
             "load.abort_ratio",

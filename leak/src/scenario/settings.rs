@@ -37,6 +37,12 @@ pub struct Cluster {
     /// Requests a worker runs at once; more wait. Default 64.
     #[serde(default = "default_max_num_seqs")]
     pub max_num_seqs: u32,
+    /// The same for decode alone, so that requests queue there. Absent: as `max_num_seqs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decode_max_num_seqs: Option<u32>,
+    /// Tokens of prompt and answer above which decode rejects a request, and prefill does not. Absent: no such limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decode_max_model_len: Option<u32>,
     /// Seconds that prefill keeps KV blocks for a decode that neither reads nor sends heartbeats. Default 30, vLLM's
     /// since 0.22; before, it was 480 (<https://github.com/vllm-project/vllm/pull/41383>).
     #[serde(default = "default_kv_lease_seconds")]
@@ -47,6 +53,10 @@ pub struct Cluster {
     /// Transfers after which decode drops its connection to a prefill and makes a new one. Absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reconnect_every: Option<u32>,
+    /// Answers after which prefill takes a new engine id, as one does that was started anew; it waits for a moment
+    /// without leases. Absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renew_engine_every: Option<u32>,
     /// Seconds after which the last decode is killed without warning and started again, over and over while it is
     /// measured. Absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,6 +76,9 @@ pub struct Load {
     pub input_tokens: u32,
     /// Answer length in tokens; the end-of-sequence token is ignored.
     pub output_tokens: u32,
+    /// How far prompt lengths vary: uniform over `input_tokens` x (1 ± ratio), below 1. Default 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub input_range_ratio: f64,
     /// Tokens at the start of every prompt that all requests share, at most `input_tokens`. Default 0: nothing hits
     /// the prefix cache, and all of the prompt's KV moves.
     #[serde(default)]

@@ -201,6 +201,8 @@ fn every_kind_of_mistake_names_its_line() {
         ("max_num_seqs = ", "reconnect_every = 0", "cluster.reconnect_every must be 1"),
         ("max_num_seqs = ", "crash_every_seconds = 0", "cluster.crash_every_seconds must be 0.1"),
         ("max_num_seqs = ", "crash_every_seconds = 1", "so decode cannot be judged"),
+        ("max_num_seqs = ", "decode_max_model_len = 0", "cluster.decode_max_model_len must be 1"),
+        ("prefix_tokens = ", "input_range_ratio = 1", "load.input_range_ratio must be 0"),
         ("prefix_tokens = ", "abort_ratio = 1.5", "load.abort_ratio must be 0 to 1"),
         ("prefix_tokens = ", "abort_after_ms = 0", "load.abort_after_ms must be 1"),
         ("unit = ", "unit = \"reconnect\"", "there is no cluster.reconnect_every"),
