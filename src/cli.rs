@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::exit::Failure;
-use crate::{doctor, matrix, measure, report, roles, ucx};
+use crate::{doctor, matrix, measure, report, roles, ucx, zoo};
 
 /// A lab for prefill/decode disaggregated LLM serving that needs no GPU.
 #[derive(Debug, Parser)]
@@ -21,6 +21,10 @@ enum Command {
     Report(report::ReportArgs),
     /// Run a scenario over UCX versions, settings, churn patterns and transports
     Matrix(Box<pdlab_bench::matrix::MatrixArgs>),
+    /// List or run the leak scenarios that come with pdlab
+    Zoo(Box<pdlab_bench::zoo::ZooArgs>),
+    /// Run a leak scenario and pass or fail against a baseline, for CI
+    Gate(Box<pdlab_bench::gate::GateArgs>),
     /// Run a local cluster until Ctrl-C
     Up(Box<pdlab_bench::cluster::up::UpArgs>),
     /// Put load on a server, or on a transport
@@ -52,6 +56,8 @@ impl Cli {
             Command::Repro(args) => measure::repro(&args),
             Command::Report(args) => report::run(&args),
             Command::Matrix(args) => matrix::matrix(&args),
+            Command::Zoo(args) => zoo::zoo(&args),
+            Command::Gate(args) => zoo::gate(&args),
             Command::Up(args) => measure::up(&args),
             Command::Bench(BenchCommand::Serve(args)) => measure::serve(&args),
             Command::Router(args) => roles::router(&args),

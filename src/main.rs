@@ -18,6 +18,7 @@ mod report;
 mod roles;
 mod transport_args;
 mod ucx;
+mod zoo;
 
 use std::process::ExitCode;
 

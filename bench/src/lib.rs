@@ -1,8 +1,11 @@
 //! Loads and measures: arrivals, datasets, client, cluster, records, reports.
 
 pub mod cluster;
+pub mod gate;
+pub mod junit;
 pub mod matrix;
 pub mod page;
 pub mod repro;
 pub mod run_dir;
 pub mod serve;
+pub mod zoo;

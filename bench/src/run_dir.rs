@@ -1,7 +1,7 @@
 //! The directory of a run: where results, samples, the resolved scenario and logs go.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,7 +13,8 @@ use crate::page;
 const RUNS: &str = "runs";
 
 /// Files of a run, which a later run in the same directory replaces.
-const OWN_FILES: [&str; 3] = ["result.json", "samples.csv", "scenario.toml"];
+const OWN_FILES: [&str; 5] =
+    ["result.json", "samples.csv", "scenario.toml", "report.txt", "gate.json"];
 
 /// Directories of a run, likewise.
 const OWN_DIRS: [&str; 2] = ["logs", "mitigations"];
@@ -133,6 +134,21 @@ impl RunDir {
             .map_err(|source| failed("write", &path)(io::Error::other(source)))?;
         json.push(b'\n');
         Ok(json)
+    }
+
+    /// Adds `value` as a line of JSON to `file`. The line is there when this returns, whatever
+    /// happens to the process afterwards.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn append_json_line(&self, file: &str, value: &impl Serialize) -> Result<(), RunDirError> {
+        let path = self.file(file);
+        let append = || {
+            let mut line = serde_json::to_vec(value)?;
+            line.push(b'\n');
+            fs::OpenOptions::new().create(true).append(true).open(&path)?.write_all(&line)
+        };
+        append().map_err(failed("write", &path))
     }
 
     fn remove(

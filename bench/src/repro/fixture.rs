@@ -10,10 +10,12 @@ use pdlab_leak::smaps::Mapping;
 use pdlab_leak::verdict::{Criteria, judge};
 use pdlab_leak::work::Work;
 
+use super::attribution::attribute;
 use super::cell::{Measurement, Requests};
 use super::cost::CpuReading;
 use super::options::DEFAULT_SCENARIO;
 use super::pace::Step;
+use super::report::RunReport;
 
 /// Unmaps per second of the pretended decode.
 const UNMAPS_PER_S: u64 = 40_000;
@@ -109,4 +111,9 @@ fn layout(bytes: f64) -> Layout {
         anonymous_bytes: bytes,
     };
     Layout::of(&[mapping], None, |_| None)
+}
+
+/// The report on it, no cures tried.
+pub(crate) fn report(scenario: &Scenario, measurement: &Measurement) -> RunReport {
+    RunReport::new(scenario, measurement, &attribute(scenario, measurement), &[], 6.0)
 }

@@ -159,7 +159,7 @@ fn churn(churn: &Churn) -> ChurnPlan {
         resident: churn.resident,
         per_step: churn.unmaps_per_step.into(),
         per_token: churn.unmaps_per_token.into(),
-        rate_per_s: 0.0,
+        rate_per_s: churn.unmaps_per_second,
     }
 }
 

@@ -351,8 +351,15 @@ fn check_churn(churn: &Churn) -> Result<(), Flaw> {
     let pages = churn.bytes.is_multiple_of(4096) && (4096..=1 << 30).contains(&churn.bytes);
     check("churn.bytes", pages, "must be a multiple of 4096, at least that and at most 1 GiB")?;
     check("churn.resident", (1..=60_000).contains(&churn.resident), "must be 1 to 60000 mappings")?;
-    let works = churn.unmaps_per_step > 0 || churn.unmaps_per_token > 0;
-    check("churn.unmaps_per_step", works, "and unmaps_per_token are both 0: no churn would be made")
+    let per_second = churn.unmaps_per_second;
+    check("churn.unmaps_per_second", (0.0..=1e6).contains(&per_second), "must be 0 to 1000000")?;
+    let works =
+        churn.unmaps_per_step > 0 || churn.unmaps_per_token > 0 || churn.unmaps_per_second > 0.0;
+    check(
+        "churn.unmaps_per_step",
+        works,
+        "is 0, as are unmaps_per_token and unmaps_per_second: no churn would be made",
+    )
 }
 
 fn check_units(key: &str, units: u64) -> Result<(), Flaw> {

@@ -29,8 +29,10 @@ pub use refusal::Refusal;
 pub use settings::{Churn, Cluster, Fault, Load, Measure, Pattern, Rate, Role, Transport, WarmUp};
 
 /// The files compiled in, in the order in which they are listed.
-const BUILTIN: &[(&str, &str)] =
-    &[("ucx-rcache-invq", include_str!("../../scenarios/ucx-rcache-invq.toml"))];
+const BUILTIN: &[(&str, &str)] = &[
+    ("ucx-rcache-invq", include_str!("../../scenarios/ucx-rcache-invq.toml")),
+    ("planted-1mb-per-min", include_str!("../../scenarios/planted-1mb-per-min.toml")),
+];
 
 /// One experiment. The fields are the keys of the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -127,6 +127,9 @@ pub struct Churn {
     /// Unmaps per generated token. Default 0.
     #[serde(default)]
     pub unmaps_per_token: u32,
+    /// Unmaps per second, whether or not there is work; up to 1,000,000. Default 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unmaps_per_second: f64,
 }
 
 /// `[measure]`: how much, how finely, and how strictly.

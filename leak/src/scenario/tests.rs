@@ -181,7 +181,7 @@ fn every_kind_of_mistake_names_its_line() {
         ("kv_scale = ", "kv_scale = 0.0", "cluster.kv_scale must be above 0"),
         ("kv_scale = ", "kv_scale = nan", "cluster.kv_scale must be above 0"),
         ("bytes = ", "bytes = 1000", "churn.bytes must be a multiple of 4096"),
-        ("unmaps_per_step = ", "unmaps_per_step = 0", "both 0"),
+        ("unmaps_per_step = ", "unmaps_per_step = 0", "churn.unmaps_per_step is 0"),
         ("max_units = ", "max_units = 5", "measure.max_units must not be below units"),
         ("request_rate = ", "request_rate = \"fast\"", "or \"inf\""),
         ("request_rate = ", "request_rate = -1", "requests per second above 0"),

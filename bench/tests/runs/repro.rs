@@ -1,68 +1,18 @@
-//! `repro` from start to files, on clusters of fake roles: what is measured is real memory of real
-//! processes, only the serving is pretended.
+//! `repro` from start to files.
 
 use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use pdlab_bench::cluster::Patience;
-use pdlab_bench::repro::{self, Exit, Host, Outcome, Progress, ReproError};
+use pdlab_bench::repro::{self, Exit, Outcome, Progress, ReproError};
 use pdlab_bench::run_dir::RunDir;
 use pdlab_leak::result::ReproResult;
-use pdlab_leak::scenario::{Overrides, Scenario};
+use pdlab_leak::scenario::Scenario;
 use pdlab_leak::verdict::VerdictKind;
 use tokio_util::sync::CancellationToken;
 
-/// A decode that keeps 144 bytes per pretended unmap, 40,000 of which it makes per second.
-const SCENARIO: &str = r#"
-name = "fake"
-title = "A decode that keeps something for every unmap"
-description = "For tests."
-unit = "unmap"
-role = "decode"
-transport = "auto"
-ucx = "1.19.0"
-
-[cluster]
-model = "fake"
-kv_scale = 1.0
-num_gpu_blocks = 10
-
-[env]
-FAKE_UCX = "1.19.0"
-FAKE_LEAK_BYTES = "144"
-
-[load]
-concurrency = 2
-input_tokens = 16
-output_tokens = 2
-
-[churn]
-pattern = "same"
-bytes = 4096
-unmaps_per_step = 1
-
-[measure]
-units = 60000
-max_units = 200000
-max_seconds = 20.0
-sample_interval_ms = 20
-margin_bytes_per_unit = 4.0
-
-[[expect]]
-transport = ["ucx"]
-verdict = "leak"
-slope_min = 130.0
-slope_max = 158.0
-quiet_growth_ratio_max = 0.1
-
-[[expect]]
-transport = ["tcp"]
-verdict = "clean"
-slope_min = -4.0
-slope_max = 4.0
-"#;
+use crate::fake::{host, no_child_logs_into, scenario, turn};
 
 const CURE: &str = r#"
 [[mitigation]]
@@ -82,31 +32,15 @@ slope_min = -4.0
 slope_max = 4.0
 "#;
 
-fn scenario(cures: &str, set: &[(&str, &str)]) -> Scenario {
-    let set = set.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    let scenario = Scenario::parse(&format!("{SCENARIO}{cures}"), "fake.toml");
-    let overrides = Overrides { set, ..Overrides::default() };
-    scenario.and_then(|scenario| scenario.apply(&overrides)).expect("the scenario is valid")
-}
-
 async fn run(
     scenario: &Scenario,
     out: &Path,
     progress: Progress,
     cancel: &CancellationToken,
 ) -> Result<Outcome, ReproError> {
-    let host = Host {
-        program: env!("CARGO_BIN_EXE_pdlab-fake-role").into(),
-        ucx: None,
-        patience: Patience {
-            start: Duration::from_secs(10),
-            stop: Duration::from_secs(5),
-            drain: Duration::from_millis(300),
-        },
-    };
     let dir = RunDir::create(Some(out), &scenario.name, SystemTime::now())?;
     let mut progress = progress;
-    let outcome = repro::run(scenario, &host, &dir, &mut progress, cancel).await;
+    let outcome = repro::run(scenario, &host(), &dir, &mut progress, cancel).await;
     assert!(no_child_logs_into(out), "no role outlives the run");
     outcome
 }
@@ -115,14 +49,9 @@ async fn finished(scenario: &Scenario, out: &Path) -> Result<Outcome, ReproError
     run(scenario, out, Progress::silent(), &CancellationToken::new()).await
 }
 
-fn no_child_logs_into(dir: &Path) -> bool {
-    let processes = std::fs::read_dir("/proc").expect("/proc is there").flatten();
-    let mut logs = processes.filter_map(|entry| std::fs::read_link(entry.path().join("fd/2")).ok());
-    !logs.any(|log| log.starts_with(dir))
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leak_is_found_its_cure_is_proven_and_everything_is_written() {
+    let _turn = turn().await;
     let out = tempfile::tempdir().unwrap();
     let scenario = scenario(CURE, &[]);
     let outcome = finished(&scenario, out.path()).await.unwrap();
@@ -152,6 +81,7 @@ async fn a_leak_is_found_its_cure_is_proven_and_everything_is_written() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cure_that_cannot_run_is_failed_and_never_clean() {
+    let _turn = turn().await;
     let out = tempfile::tempdir().unwrap();
     let outcome = finished(&scenario(DEADLY_CURE, &[]), out.path()).await.unwrap();
     assert_eq!(outcome.exit, Exit::NotMatched);
@@ -168,6 +98,7 @@ async fn a_cure_that_cannot_run_is_failed_and_never_clean() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_without_the_leak_is_clean_and_tries_no_cure() {
+    let _turn = turn().await;
     let out = tempfile::tempdir().unwrap();
     let mut scenario = scenario(CURE, &[("FAKE_LEAK_BYTES", "0")]);
     scenario.env.remove("FAKE_UCX");
@@ -180,6 +111,7 @@ async fn a_cluster_without_the_leak_is_clean_and_tries_no_cure() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blocks_that_are_not_given_back_spoil_the_run() {
+    let _turn = turn().await;
     let out = tempfile::tempdir().unwrap();
     let outcome =
         finished(&scenario("", &[("FAKE_PREFILL", "hoarder")]), out.path()).await.unwrap();
@@ -190,6 +122,7 @@ async fn blocks_that_are_not_given_back_spoil_the_run() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_role_that_dies_is_an_error_of_the_environment_in_its_own_words() {
+    let _turn = turn().await;
     let out = tempfile::tempdir().unwrap();
     let error =
         finished(&scenario("", &[("FAKE_DECODE", "mortal")]), out.path()).await.unwrap_err();
@@ -199,6 +132,7 @@ async fn a_role_that_dies_is_an_error_of_the_environment_in_its_own_words() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_that_answers_nothing_is_given_up_soon() {
+    let _turn = turn().await;
     let out = tempfile::tempdir().unwrap();
     let error =
         finished(&scenario("", &[("FAKE_ROUTER", "barren")]), out.path()).await.unwrap_err();
@@ -231,6 +165,7 @@ impl Write for Tripwire {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_interrupted_run_ends_in_order() {
+    let _turn = turn().await;
     let out = tempfile::tempdir().unwrap();
     for word in ["starting", "unmaps at"] {
         let cancel = CancellationToken::new();
