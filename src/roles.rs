@@ -49,22 +49,23 @@ pub(crate) struct DecodeArgs {
     /// Milliseconds that one KV read may take before prefill counts as lost
     #[arg(long, default_value_t = 30_000)]
     kv_read_timeout_ms: u64,
-    /// How memory is unmapped: same, adjacent, disjoint, random, arena, threads or madvise
+    /// How memory is unmapped: same, adjacent, disjoint, random, arena, threads, madvise, mremap,
+    /// register; or used: heap, files, pool, plant
     #[arg(long, default_value_t = Pattern::Same)]
     churn_pattern: Pattern,
-    /// Bytes of an unmapped range
+    /// Bytes of an operation: for most patterns, of the range that is unmapped
     #[arg(long, default_value_t = 4096)]
     churn_bytes: usize,
-    /// Mappings that `disjoint` and `random` keep
+    /// What disjoint, random, register, heap and pool keep at most
     #[arg(long, default_value_t = 1024)]
     churn_resident: usize,
-    /// Unmap events per engine step
+    /// Operations per engine step
     #[arg(long, default_value_t = 0.0)]
     churn_per_step: f64,
-    /// Unmap events per generated token
+    /// Operations per generated token
     #[arg(long, default_value_t = 0.0)]
     churn_per_token: f64,
-    /// Unmap events per second
+    /// Operations per second
     #[arg(long, default_value_t = 0.0)]
     churn_rate: f64,
     /// Decides what is random about the churn

@@ -80,8 +80,11 @@ impl Decode {
             keep_endpoints: has(FaultKind::EndpointKept),
             keep_notifications: false,
         };
+        let regions = &mut config.agent.limits.regions;
+        // Room for the churn that registers, which can be switched on at any time.
+        *regions += ChurnConfig::RESIDENT_MAX;
         if has(FaultKind::RegionKept) {
-            config.agent.limits.regions = usize::MAX;
+            *regions = usize::MAX;
         }
         let patient = has(FaultKind::NoReadDeadline);
         let or_never = |time| if patient { Duration::MAX } else { time };
@@ -113,7 +116,8 @@ impl Decode {
         };
         let channel = pdlab_worker::channel();
         let waiting = Arc::new(Mutex::new(Waiting::default()));
-        let churn = Arc::new(Mutex::new(Churner::new(config.churn, config.seed)));
+        let churner = Churner::new(config.churn, config.seed, agent.clone());
+        let churn = Arc::new(Mutex::new(churner));
         let (tasks, give_up) = (TaskTracker::new(), CancellationToken::new());
         let connector = DecodeConnector {
             puller: puller.clone(),

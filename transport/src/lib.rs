@@ -12,7 +12,7 @@
 //! # Modules
 //! - `agent`: opens a backend, keeps the table of regions, connects, drains.
 //! - `peer`: checks descriptors, takes claims, enforces deadlines, keeps cancelled reads owned.
-//! - [`mapping`], `region`, `claims`: memory, who may touch which bytes of it, and until when.
+//! - [`mapping`], [`file_view`], `region`, `claims`: memory, who may touch which bytes of it, and until when.
 //! - `metadata`: the bytes that one agent hands to another, and a decoder that trusts none of them.
 //! - `backend`: what a backend must guarantee. `tcp` needs nothing but sockets; `ucx` (cargo feature
 //!   `ucx`) opens libucp at run time.
@@ -80,6 +80,7 @@ pub mod config;
 mod counters;
 pub mod error;
 mod faults;
+pub mod file_view;
 pub mod mapping;
 mod metadata;
 mod notifications;

@@ -129,6 +129,41 @@ impl Mapping {
         Ok(())
     }
 
+    /// Makes the mapping longer or shorter (`mremap`). It may move; what is new is zeroed.
+    ///
+    /// # Errors
+    /// [`Error::Register`] if `len` is 0 or the kernel has no room for it; the mapping is then as
+    /// before.
+    pub fn resize(&mut self, len: usize) -> Result<(), Error> {
+        let failed = |reason: String| Error::Register { len, reason };
+        let mapped = len
+            .checked_next_multiple_of(page_size())
+            .filter(|mapped| *mapped > 0)
+            .ok_or_else(|| failed("that is no length of a mapping".to_owned()))?;
+        // SAFETY: the old range is ours, whole, and `&mut self` says that nobody refers to it. The
+        // kernel picks the new one, which overlays nothing.
+        let base = unsafe {
+            libc::mremap(self.base.as_ptr().cast(), self.mapped, mapped, libc::MREMAP_MAYMOVE)
+        };
+        if base == libc::MAP_FAILED {
+            let cause = std::io::Error::last_os_error();
+            return Err(failed(format!(
+                "mremap failed: {cause}; free memory or raise `ulimit -v`"
+            )));
+        }
+        self.base =
+            NonNull::new(base.cast()).ok_or_else(|| failed("mremap gave address 0".to_owned()))?;
+        (self.len, self.mapped) = (len, mapped);
+        Ok(())
+    }
+
+    /// Has the memory touched page by page only: where transparent huge pages are on, one byte
+    /// could otherwise make 2 MiB resident. A kernel without them has nothing to switch off.
+    pub fn refuse_huge_pages(&mut self) {
+        // SAFETY: the whole mapping, which is ours; its content does not change.
+        unsafe { libc::madvise(self.base.as_ptr().cast(), self.mapped, libc::MADV_NOHUGEPAGE) };
+    }
+
     /// Cuts the mapping in two that are unmapped one by one, as an allocator does that returns a
     /// large arena in pieces.
     ///
@@ -203,6 +238,24 @@ mod tests {
         assert_eq!(mapping.discard(1..page).unwrap_err().kind(), "register");
         assert_eq!(mapping.discard(0..3 * page).unwrap_err().kind(), "out_of_range");
         assert_eq!(mapping.discard(0..page + 1).unwrap_err().kind(), "register");
+    }
+
+    #[test]
+    fn a_resized_mapping_keeps_its_content() {
+        let page = page_size();
+        let mut mapping = Mapping::anonymous(page).unwrap();
+        mapping.refuse_huge_pages();
+        mapping.as_mut_slice().fill(3);
+        mapping.resize(5 * page - 1).unwrap();
+        assert_eq!(mapping.len(), 5 * page - 1);
+        assert!(mapping.as_slice()[..page].iter().all(|byte| *byte == 3));
+        assert!(mapping.as_slice()[page..].iter().all(|byte| *byte == 0));
+        mapping.resize(1).unwrap();
+        assert_eq!(mapping.as_slice(), [3]);
+        for impossible in [0, usize::MAX, 1 << 60] {
+            assert_eq!(mapping.resize(impossible).unwrap_err().kind(), "register");
+        }
+        assert_eq!(mapping.as_slice(), [3]);
     }
 
     #[test]
