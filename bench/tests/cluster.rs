@@ -51,6 +51,7 @@ fn plan(env: &[(&str, &str)]) -> ClusterPlan {
         decode_max_model_len: None,
         renew_engine_every: None,
         reconnect_every: None,
+        health_interval_s: None,
         faults: Vec::new(),
         seed: 1,
         policy: Policy::RoundRobin,

@@ -58,6 +58,8 @@ pub struct ClusterPlan {
     /// Transfers after which decode drops its connection to a prefill and makes a new one; `None`
     /// for never.
     pub reconnect_every: Option<u32>,
+    /// Seconds between the router's health checks of a worker; `None` for its own default.
+    pub health_interval_s: Option<f64>,
     /// Mistakes that the roles make on purpose.
     pub faults: Vec<FaultPlan>,
     /// Seed of what is random in a role.
@@ -178,7 +180,8 @@ impl ClusterPlan {
         for url in decode_urls {
             args.option("--decode", url);
         }
-        args.option("--policy", self.policy.as_str());
+        args.option("--policy", self.policy.as_str())
+            .optional("--health-interval", self.health_interval_s);
         RoleCommand { role: Role::Router, label: "router".to_owned(), args: args.finish() }
     }
 
@@ -298,6 +301,7 @@ mod tests {
             decode_max_model_len: None,
             renew_engine_every: None,
             reconnect_every: None,
+            health_interval_s: None,
             faults: Vec::new(),
             seed: 7,
             policy: Policy::RoundRobin,
@@ -358,8 +362,11 @@ mod tests {
             decode_max_num_seqs: Some(2),
             decode_max_model_len: Some(300),
             renew_engine_every: Some(9),
+            health_interval_s: Some(0.5),
             ..plan()
         };
+        let router = plan.router(Vec::new(), Vec::new()).args.join(" ");
+        assert!(router.contains("--health-interval 0.5"), "{router}");
         let lines: Vec<String> =
             plan.workers().iter().map(|command| command.args.join(" ")).collect();
         assert!(lines[0].contains("--max-num-seqs 8") && !lines[0].contains("--max-model-len"));

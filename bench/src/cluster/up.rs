@@ -138,6 +138,7 @@ impl UpArgs {
             decode_max_model_len: None,
             renew_engine_every: None,
             reconnect_every: None,
+            health_interval_s: None,
             faults: Vec::new(),
             seed: self.seed,
             policy: self.policy,

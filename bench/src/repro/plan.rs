@@ -28,6 +28,10 @@ const LOAD_DRAIN: Duration = Duration::from_secs(10);
 /// A request that takes longer than this has failed: a thousand times what one takes.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Seconds between health checks where decodes crash: little work, and far below the time from one
+/// crash to the next.
+const CRASH_HEALTH_INTERVAL_S: f64 = 0.1;
+
 /// The processes that `scenario` asks for.
 pub fn cluster(scenario: &Scenario, host: &Host) -> ClusterPlan {
     let cluster = &scenario.cluster;
@@ -54,6 +58,8 @@ pub fn cluster(scenario: &Scenario, host: &Host) -> ClusterPlan {
         decode_max_model_len: cluster.decode_max_model_len,
         renew_engine_every: cluster.renew_engine_every,
         reconnect_every: cluster.reconnect_every,
+        // A decode that comes back is to be found again before it is killed again.
+        health_interval_s: cluster.crash_every_seconds.map(|_| CRASH_HEALTH_INTERVAL_S),
         faults: scenario.faults.iter().map(fault).collect(),
         seed: scenario.seed,
         policy: Policy::RoundRobin,

@@ -49,7 +49,8 @@ pub fn render(
     page.blank();
     page.item("scenario", &format!("{}: {}", scenario.name, scenario.title));
     page.item("ran on", &ran_on(measurement));
-    if let Some(blind_spot) = explain::blind_spot(measurement.transport) {
+    let blind_spot = explain::blind_spot(measurement.transport);
+    if let Some(blind_spot) = blind_spot.filter(|_| scenario.is_about_ucx()) {
         page.item("", blind_spot);
     }
     page.item("growth", &growth(report, axes.gauge));

@@ -149,6 +149,13 @@ impl Scenario {
         Axes { gauge: self.measure.gauge, unit: self.unit }
     }
 
+    /// Whether an outcome depends on UCX, so that a run without it shows less than it could.
+    pub fn is_about_ucx(&self) -> bool {
+        let on_ucx =
+            |expect: &Expect| expect.ucx.is_some() || expect.transport.contains(&Transport::Ucx);
+        self.expects.iter().any(on_ucx)
+    }
+
     /// The version in `ucx`, or `None` for `system` and paths, whose version is known once the library is open.
     pub fn ucx_version(&self) -> Option<UcxVersion> {
         self.ucx.parse().ok()

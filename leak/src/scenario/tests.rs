@@ -84,6 +84,7 @@ fn the_default_does_what_was_promised() {
     assert!(scenario.measure.units >= 200_000);
     assert_eq!((scenario.cluster.prefill, scenario.cluster.decode), (1, 1));
     assert_eq!(scenario.mitigations.len(), 3);
+    assert!(scenario.is_about_ucx());
 }
 
 #[test]
