@@ -31,7 +31,7 @@ pub(crate) fn matrix(args: &MatrixArgs) -> Result<(), Failure> {
     let dir = RunDir::open(&path).map_err(Failure::environment)?;
     let mut progress = Progress::stderr();
     let outcome = interruptible(async |cancel| {
-        let run = matrix::run(&matrix, &hosts, &dir, Vec::new(), &mut progress, &cancel);
+        let run = matrix::run(&matrix, &hosts, &dir, &mut progress, &cancel);
         run.await.map_err(repro_failure)
     })?;
     say(&outcome.text);

@@ -120,7 +120,7 @@ mod tests {
     use crate::matrix::summary::summarise;
 
     fn text(runs: Vec<crate::matrix::result::Run>) -> String {
-        let result = summarise(definition(&["1.19.0"], &["UCX_A=1,2,3"]), runs, Vec::new());
+        let result = summarise(definition(&["1.19.0"], &["UCX_A=1,2,3"]), runs);
         result.advice[0].text.clone()
     }
 

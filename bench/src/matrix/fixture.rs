@@ -68,6 +68,7 @@ pub(crate) fn run(
         expected: Some(outcome),
         mismatches: Vec::new(),
         note: None,
+        ignored: Vec::new(),
         remarks: Vec::new(),
         measured: (!failed).then_some(measured),
         dir: format!("cells/{order}"),

@@ -69,7 +69,7 @@ pub struct Outcome {
 }
 
 /// Runs what is left to run of `matrix`, and writes everything into `dir`, after every run. No
-/// process is left when it returns. `warnings` are what is known beforehand.
+/// process is left when it returns.
 ///
 /// # Errors
 /// If `dir` cannot be used: it cannot be written, or holds another matrix. A cell that cannot run
@@ -78,7 +78,6 @@ pub async fn run(
     matrix: &Matrix,
     hosts: &Hosts,
     dir: &RunDir,
-    warnings: Vec<String>,
     progress: &mut Progress,
     cancel: &CancellationToken,
 ) -> Result<Outcome, ReproError> {
@@ -111,10 +110,10 @@ pub async fn run(
         let left = total - taken_over - made;
         progress.phase(told(&label, &run, started.elapsed() / made as u32 * left as u32));
         runs.push(run);
-        store::write(dir, &summary::summarise(definition.clone(), runs.clone(), warnings.clone()))?;
+        store::write(dir, &summary::summarise(definition.clone(), runs.clone()))?;
     }
     runs.sort_by_key(|run| run.order);
-    let result = summary::summarise(definition.clone(), runs, warnings);
+    let result = summary::summarise(definition.clone(), runs);
     store::write(dir, &result)?;
     progress.finish();
     let text = table::render(&result, dir.path(), started.elapsed().as_secs_f64());
@@ -189,8 +188,9 @@ fn told(label: &str, run: &Run, left: Duration) -> String {
     let slope = run.measured.as_ref().and_then(|measured| measured.slope_per_unit);
     let slope = slope.map_or(String::new(), |slope| format!(", slope {slope:.1}"));
     let off = if run.mismatches.is_empty() { "" } else { ", NOT as expected" };
+    let ignored: String = run.ignored.iter().map(|ignored| format!(", {ignored}")).collect();
     let minutes = left.as_secs_f64() / 60.0;
-    format!("{label}: {}{slope}{off}; {minutes:.1} min left", run.outcome)
+    format!("{label}: {}{slope}{off}{ignored}; {minutes:.1} min left", run.outcome)
 }
 
 fn exit(result: &MatrixResult) -> Exit {
@@ -232,7 +232,7 @@ mod tests {
             if mismatch {
                 runs[0].mismatches.push("x".to_owned());
             }
-            summary::summarise(definition, runs, Vec::new())
+            summary::summarise(definition, runs)
         };
         assert_eq!(exit(&result(&[Clean], false)), Exit::Matched);
         assert_eq!(exit(&result(&[Clean], true)), Exit::NotMatched);

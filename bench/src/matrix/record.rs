@@ -70,6 +70,7 @@ pub fn record(
         expected,
         mismatches,
         note,
+        ignored: report.map_or(Vec::new(), |report| report.ignored.clone()),
         remarks: report.map_or(Vec::new(), |report| report.remarks.clone()),
         measured: report.map(measured),
         dir,

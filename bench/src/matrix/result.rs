@@ -15,6 +15,8 @@ use pdlab_leak::verdict::VerdictKind;
 use pdlab_leak::work::Unit;
 use serde::{Deserialize, Serialize};
 
+use crate::repro::ignored::Ignored;
+
 /// The content of `matrix.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MatrixResult {
@@ -32,7 +34,7 @@ pub struct MatrixResult {
     pub drift: Vec<Drift>,
     /// What to set, per [`Group`].
     pub advice: Vec<Advice>,
-    /// What the reader should know of the whole, such as settings that a UCX does not know.
+    /// Settings that a UCX has ignored, so that their cells show what the default does.
     pub warnings: Vec<String>,
     /// Every run, in the order in which they were made.
     pub runs: Vec<Run>,
@@ -181,7 +183,9 @@ pub struct Run {
     pub mismatches: Vec<String>,
     /// What the scenario says of this outcome; else null.
     pub note: Option<String>,
-    /// What the reader should know about it.
+    /// Settings that UCX has ignored.
+    pub ignored: Vec<Ignored>,
+    /// What the reader should know about it, ignored settings included.
     pub remarks: Vec<String>,
     /// What was measured; null if nothing was.
     pub measured: Option<Measured>,
@@ -320,6 +324,7 @@ mod tests {
             expected: None,
             mismatches: Vec::new(),
             note: None,
+            ignored: Vec::new(),
             remarks: Vec::new(),
             measured: None,
             dir: "cells/0".into(),

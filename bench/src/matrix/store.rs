@@ -100,7 +100,7 @@ mod tests {
     fn written(definition: &Definition, runs: Vec<Run>) -> (tempfile::TempDir, RunDir) {
         let parent = tempfile::tempdir().unwrap();
         let dir = RunDir::create(Some(parent.path()), "matrix", UNIX_EPOCH).unwrap();
-        write(&dir, &summarise(definition.clone(), runs, Vec::new())).unwrap();
+        write(&dir, &summarise(definition.clone(), runs)).unwrap();
         (parent, dir)
     }
 

@@ -1,7 +1,7 @@
 //! From runs to cells, drift and advice. Pure.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::advice::advise;
 use super::result::{
@@ -9,9 +9,10 @@ use super::result::{
 };
 use super::schedule::schedule;
 use crate::repro::cost::{Cost, CostRatio};
+use crate::repro::ignored::Ignored;
 
 /// What `runs` of the matrix come to.
-pub fn summarise(definition: Definition, runs: Vec<Run>, warnings: Vec<String>) -> MatrixResult {
+pub fn summarise(definition: Definition, runs: Vec<Run>) -> MatrixResult {
     let due = schedule(&definition.axes, definition.repeat, definition.seed);
     let complete = due.iter().all(|due| runs.iter().any(|run| run.order == due.order));
     let cells: Vec<CellResult> =
@@ -19,6 +20,7 @@ pub fn summarise(definition: Definition, runs: Vec<Run>, warnings: Vec<String>) 
     let groups = definition.axes.groups();
     let drift = groups.iter().filter_map(|group| drift(group, &runs)).collect();
     let advice = groups.iter().map(|group| advise(&definition, group, &cells)).collect();
+    let warnings = warnings(&runs);
     let matched = complete && cells.iter().all(|cell| cell.matched != Some(false));
     MatrixResult { definition, complete, matched, cells, drift, advice, warnings, runs }
 }
@@ -157,6 +159,22 @@ fn drift(group: &Group, runs: &[Run]) -> Option<Drift> {
     })
 }
 
+/// What UCX has ignored, once for all versions.
+fn warnings(runs: &[Run]) -> Vec<String> {
+    let mut versions: BTreeMap<&Ignored, BTreeSet<&str>> = BTreeMap::new();
+    for run in runs {
+        let ucx = run.measured.as_ref().and_then(|measured| measured.ucx_version.as_deref());
+        for ignored in &run.ignored {
+            versions.entry(ignored).or_default().extend(ucx);
+        }
+    }
+    let told = |(ignored, versions): (&Ignored, BTreeSet<&str>)| {
+        let versions: Vec<&str> = versions.into_iter().collect();
+        ignored.told_of(&format!("UCX {}", versions.join(", ")))
+    };
+    versions.into_iter().map(told).collect()
+}
+
 fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(|a, b| a.partial_cmp(b).unwrap_or(Ordering::Equal));
     let middle = values.len().checked_sub(1)? / 2;
@@ -173,7 +191,7 @@ mod tests {
     use crate::matrix::fixture::{definition, run, ucx};
 
     fn result(runs: Vec<Run>) -> MatrixResult {
-        summarise(definition(&["1.19.0", "1.22.0"], &["UCX_A=1"]), runs, Vec::new())
+        summarise(definition(&["1.19.0", "1.22.0"], &["UCX_A=1"]), runs)
     }
 
     fn default(order: u32, outcome: Outcome, cpu_us: f64) -> Run {
@@ -250,13 +268,13 @@ mod tests {
                 run(due.order, due.group, &set, Outcome::Clean, 0.0, 10.0)
             })
             .collect();
-        let whole = summarise(definition(), made.clone(), Vec::new());
+        let whole = summarise(definition(), made.clone());
         assert!(whole.complete && whole.matched);
-        let part = summarise(definition(), made[1..].to_vec(), Vec::new());
+        let part = summarise(definition(), made[1..].to_vec());
         assert!(!part.complete && !part.matched);
         let mut off = made;
         off[0].mismatches.push("x".to_owned());
-        let off = summarise(definition(), off, Vec::new());
+        let off = summarise(definition(), off);
         assert!(off.complete && !off.matched);
     }
 
@@ -276,6 +294,18 @@ mod tests {
         broken[2].outcome = Outcome::Failed;
         let drift = &result(broken).drift[0];
         assert_eq!((drift.runs, drift.cpu_ratio), (2, None));
+    }
+
+    #[test]
+    fn what_ucx_ignores_is_told_once() {
+        let ignored = Ignored { name: "UCX_FOO".to_owned(), similar: None };
+        let mut runs = vec![cure(1, Outcome::Leak, 1.0), cure(2, Outcome::Leak, 1.0)];
+        runs.push(run(3, ucx("1.22.0"), "UCX_A=1", Outcome::Clean, 0.0, 1.0));
+        runs.iter_mut().for_each(|run| run.ignored.push(ignored.clone()));
+        assert_eq!(
+            result(runs).warnings,
+            ["UCX 1.19.0, 1.22.0 ignores UCX_FOO: nothing that runs here reads it"]
+        );
     }
 
     #[test]

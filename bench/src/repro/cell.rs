@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ReproError;
 use super::cost::CpuReading;
+use super::ignored::{self, Ignored};
 use super::pace::{Pace, Step};
 use super::plan::{self, Host};
 use super::progress::Progress;
@@ -75,7 +76,9 @@ pub struct Measurement {
     pub duration_s: f64,
     /// What must not be: each is a bug of the lab or of what it runs on, and spoils the run.
     pub faults: Vec<String>,
-    /// What the reader should know.
+    /// Settings that UCX has ignored.
+    pub ignored: Vec<Ignored>,
+    /// What the reader should know, ignored settings included.
     pub remarks: Vec<String>,
 }
 
@@ -146,6 +149,13 @@ pub async fn run(
     };
     let ends = cluster.stop().await;
     let mut measurement = measured?;
+    // Only now: UCX's words stay in the buffer of stdout until a role ends. Decodes have the same
+    // environment, so the first speaks for all.
+    if let Some(decode) = labels.iter().find(|label| label.starts_with(Role::Decode.as_str())) {
+        let log = cell.log_dir.join(format!("{decode}.log"));
+        measurement.ignored = ignored::in_log(&log, &measurement.env);
+    }
+    measurement.remarks.extend(measurement.ignored.iter().map(ToString::to_string));
     measurement.remarks.extend(check::ends(&labels, &ends));
     Ok(measurement)
 }
@@ -211,6 +221,7 @@ async fn measure(
         held_after_drain,
         duration_s,
         faults,
+        ignored: Vec::new(),
         remarks,
     })
 }

@@ -86,6 +86,7 @@ pub(crate) fn measurement(
         held_after_drain: None,
         duration_s: 5.0,
         faults: Vec::new(),
+        ignored: Vec::new(),
         remarks: Vec::new(),
     }
 }

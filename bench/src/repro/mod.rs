@@ -15,7 +15,7 @@
 //! - [`pace`]: when a measurement has seen enough (pure).
 //! - [`check`]: what must hold at the end of every run (pure).
 //! - [`cost`], [`growth`]: processor time per unit of work; how much each role grew (pure).
-//! - [`attribution`]: who holds the growth (pure).
+//! - [`attribution`]: who holds the growth (pure). [`ignored`]: settings without effect.
 //! - [`report`]: `result.json`; [`screen`], [`sheet`], [`words`]: the text for people (pure).
 //! - [`progress`]: what is seen meanwhile. [`exit`]: errors and exit codes.
 
@@ -25,6 +25,7 @@ pub mod check;
 pub mod cost;
 pub mod exit;
 pub mod growth;
+pub mod ignored;
 pub mod options;
 pub mod pace;
 pub mod pairing;

@@ -17,6 +17,7 @@ use super::attribution::Attribution;
 use super::cell::{self, Measurement};
 use super::cost::{Cost, CostRatio, cost, cost_growth};
 use super::growth::{self, RoleGrowth};
+use super::ignored::Ignored;
 use super::pace::Step;
 
 /// What `pdlab repro` found, and how it was found.
@@ -53,7 +54,9 @@ pub struct RunReport {
     pub mismatches: Vec<String>,
     /// What must not be; any of them and the run has not matched.
     pub faults: Vec<String>,
-    /// What the reader should know about the run.
+    /// Settings that UCX has ignored.
+    pub ignored: Vec<Ignored>,
+    /// What the reader should know about the run, ignored settings included.
     pub remarks: Vec<String>,
     /// How the proofs of the cures went, in the order of `mitigations`.
     pub mitigation_runs: Vec<MitigationRun>,
@@ -152,6 +155,7 @@ impl RunReport {
             limit_reached: (measurement.ended != Step::Enough).then_some(measurement.ended),
             mismatches,
             faults: measurement.faults.clone(),
+            ignored: measurement.ignored.clone(),
             remarks: measurement.remarks.clone(),
             mitigation_runs,
             total_s,
