@@ -1,8 +1,9 @@
 //! `samples.csv`: one line per reading, numbers only but for the name of the process.
 //!
 //! Columns: `process`, `t_us` (microseconds since the measurement began), the counters of [`Work`], the readings of
-//! [`Memory`] and the [`Counts`] under their own names; a count that the process cannot tell is empty. Names are safe by construction (no commas, quotes or line ends), so nothing is
-//! quoted. A reader finds columns by name and ignores those it does not know.
+//! [`Memory`] and the [`Counts`] under their own names; a count that the process cannot tell is empty. Names are safe
+//! by construction (no commas, quotes or line ends), so nothing is quoted. A reader finds columns by name and ignores
+//! those it does not know.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, Write};

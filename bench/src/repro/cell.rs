@@ -23,6 +23,7 @@ use super::ignored::{self, Ignored};
 use super::pace::{Pace, Step};
 use super::plan::{self, Host};
 use super::progress::Progress;
+use super::sample_file::SampleFile;
 use super::sampling::Watch;
 use super::{check, words};
 use crate::cluster::{Cluster, ClusterError, ClusterPlan, RoleProcess};
@@ -39,6 +40,8 @@ pub struct Cell<'a> {
     pub name: &'a str,
     /// Where the roles log; exists.
     pub log_dir: &'a Path,
+    /// The file that samples are written to while they are taken, if they are to be kept.
+    pub samples: Option<&'a Path>,
 }
 
 /// What was measured.
@@ -313,6 +316,7 @@ async fn take_samples(
     let (mut samples, mut own, mut cpu) = (Vec::new(), Vec::new(), Vec::new());
     let mut judged_at = None;
     let mut crashes = Crashes::of(cell.scenario, cluster);
+    let mut file = SampleFile::create(cell.samples)?;
     loop {
         ticks.tick().await;
         if let Some(victim) = crashes.as_mut().and_then(|crashes| crashes.due(watch.elapsed_s())) {
@@ -320,6 +324,7 @@ async fn take_samples(
             watch.replace(cluster, victim)?;
         }
         let mut taken = watch.read(cluster).await?;
+        file.add(&taken)?;
         own.push(taken[watch.judged()].clone());
         samples.append(&mut taken);
         let first: &Sample = &own[0];

@@ -11,7 +11,7 @@
 //! - [`options`]: the command line, and the scenario that it makes.
 //! - [`plan`]: from a scenario to processes and requests (pure).
 //! - [`cell`]: one cluster, from start to drained. Start here.
-//! - [`sampling`]: reads the roles; [`pairing`]: what the counters were at a reading (pure).
+//! - [`sample_file`]: keeps what is read. [`sampling`]: reads the roles; [`pairing`]: what the counters were at a reading (pure).
 //! - [`pace`]: when a measurement has seen enough (pure).
 //! - [`check`]: what must hold at the end of every run (pure).
 //! - [`cost`], [`growth`]: processor time per unit of work; how much each role grew (pure).
@@ -32,6 +32,7 @@ pub mod pairing;
 pub mod plan;
 pub mod progress;
 pub mod report;
+pub mod sample_file;
 pub mod sampling;
 pub mod screen;
 pub mod sheet;
@@ -40,12 +41,8 @@ pub mod words;
 #[cfg(test)]
 pub(crate) mod fixture;
 
-use std::fs::File;
-use std::io::{self, BufWriter};
 use std::time::Instant;
 
-use pdlab_leak::csv::CsvWriter;
-use pdlab_leak::sample::Sample;
 use pdlab_leak::scenario::{Mitigation, Scenario};
 use pdlab_leak::verdict::VerdictKind;
 use tokio_util::sync::CancellationToken;
@@ -88,19 +85,30 @@ pub async fn run(
     dir.write("scenario.toml", scenario.to_toml().as_bytes())?;
     let log_dir = dir.make_dir("logs")?;
     let name = scenario.name.as_str();
-    let cell = Cell { scenario, host, name, log_dir: &log_dir };
+    let samples = dir.file("samples.csv");
+    let cell = Cell { scenario, host, name, log_dir: &log_dir, samples: Some(&samples) };
     let measurement = cell::run(cell, progress, cancel).await?;
-    write_samples(dir, "samples.csv", &measurement.samples)?;
     progress.phase(format_args!("{name}: {}", measurement.judgement.verdict.kind()));
 
+    let attribution = attribute(scenario, &measurement);
+    let report = |trials: &[Trial<'_>], complete| RunReport {
+        complete,
+        ..RunReport::new(
+            scenario,
+            &measurement,
+            &attribution,
+            trials,
+            started.elapsed().as_secs_f64(),
+        )
+    };
     let mut trials = Vec::new();
     for mitigation in report::cures(scenario, &measurement) {
+        // What is known so far is kept if the proofs are interrupted.
+        dir.write_json("result.json", &report(&trials, false))?;
         trials.push(try_cure(scenario, mitigation, host, dir, progress, cancel).await?);
     }
     progress.finish();
-    let total_s = started.elapsed().as_secs_f64();
-    let attribution = attribute(scenario, &measurement);
-    let report = RunReport::new(scenario, &measurement, &attribution, &trials, total_s);
+    let report = report(&trials, true);
     dir.write_json("result.json", &report)?;
     let text = screen::render(scenario, &measurement, &attribution, &report, dir.path());
     let exit = if report.result.matched { Exit::Matched } else { Exit::NotMatched };
@@ -120,11 +128,10 @@ async fn try_cure<'a>(
     let file = file_name(name);
     let cured = scenario.with_mitigation(mitigation);
     let log_dir = dir.make_dir(&format!("logs/{file}"))?;
-    let cell = Cell { scenario: &cured, host, name, log_dir: &log_dir };
+    let samples = dir.make_dir("mitigations")?.join(format!("{file}.csv"));
+    let cell = Cell { scenario: &cured, host, name, log_dir: &log_dir, samples: Some(&samples) };
     let outcome = match cell::run(cell, progress, cancel).await {
         Ok(measurement) => {
-            dir.make_dir("mitigations")?;
-            write_samples(dir, &format!("mitigations/{file}.csv"), &measurement.samples)?;
             progress.phase(format_args!("{name}: {}", told(&measurement)));
             Ok(measurement)
         }
@@ -148,16 +155,6 @@ fn told(measurement: &Measurement) -> String {
 pub(crate) fn file_name(name: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
     name.chars().map(plain).collect()
-}
-
-fn write_samples(dir: &RunDir, file: &str, samples: &[Sample]) -> Result<(), ReproError> {
-    let path = dir.file(file);
-    let write = || -> io::Result<()> {
-        let mut csv = CsvWriter::new(BufWriter::new(File::create(&path)?))?;
-        samples.iter().try_for_each(|sample| csv.write(sample))?;
-        csv.flush()
-    };
-    write().map_err(|source| ReproError::Write { file: path.display().to_string(), source })
 }
 
 #[cfg(test)]

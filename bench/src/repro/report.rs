@@ -62,6 +62,9 @@ pub struct RunReport {
     pub mitigation_runs: Vec<MitigationRun>,
     /// Seconds from the first process started to the last one ended.
     pub total_s: f64,
+    /// False while cures are still to be proven, and for good if that was interrupted.
+    #[serde(default)]
+    pub complete: bool,
 }
 
 /// How the proof of one cure went.
@@ -159,6 +162,7 @@ impl RunReport {
             remarks: measurement.remarks.clone(),
             mitigation_runs,
             total_s,
+            complete: true,
         }
     }
 }

@@ -157,7 +157,8 @@ fn completed(dir: &Path, scenario: &Scenario) -> Option<RunReport> {
         return None;
     }
     let json = fs::read(dir.join("result.json")).ok()?;
-    serde_json::from_slice(&json).ok()
+    let report: RunReport = serde_json::from_slice(&json).ok()?;
+    report.complete.then_some(report)
 }
 
 /// Writes the JUnit file.

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
+use pdlab_bench::repro::report::RunReport;
 use pdlab_bench::repro::{self, Exit, Outcome, Progress, ReproError};
 use pdlab_bench::run_dir::RunDir;
 use pdlab_leak::result::ReproResult;
@@ -97,6 +98,19 @@ async fn a_cure_that_cannot_run_is_failed_and_never_clean() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_found_before_the_proofs_were_interrupted_is_kept() {
+    let _turn = turn().await;
+    let out = tempfile::tempdir().unwrap();
+    let cancel = CancellationToken::new();
+    let wire = Tripwire { word: "cure: starting", cancel: cancel.clone(), seen: Arc::default() };
+    let result = run(&scenario(CURE, &[]), out.path(), Progress::lines(wire), &cancel).await;
+    assert_eq!(result.unwrap_err().exit(), Exit::Interrupted);
+    let written = std::fs::read(out.path().join("result.json")).unwrap();
+    let report: RunReport = serde_json::from_slice(&written).unwrap();
+    assert_eq!((report.result.verdict, report.complete), (VerdictKind::Leak, false));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_without_the_leak_is_clean_and_tries_no_cure() {
     let _turn = turn().await;
     let out = tempfile::tempdir().unwrap();
@@ -174,5 +188,8 @@ async fn an_interrupted_run_ends_in_order() {
         let result = run(&scenario("", &[]), out.path(), Progress::lines(wire), &cancel).await;
         assert_eq!(result.unwrap_err().exit(), Exit::Interrupted);
         assert!(seen.lock().unwrap().contains(word));
+        let samples = std::fs::read(out.path().join("samples.csv")).unwrap_or_default();
+        let taken = pdlab_leak::csv::read(&samples[..]).map_or(0, |samples| samples.len());
+        assert_eq!(taken > 0, word == "unmaps at", "what was seen is kept");
     }
 }

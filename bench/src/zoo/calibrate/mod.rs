@@ -82,7 +82,7 @@ async fn run_one(
         let host = host(scenario)?;
         fs::create_dir_all(log_dir)
             .map_err(|e| format!("cannot make {}: {e}", log_dir.display()))?;
-        let cell = Cell { scenario, host: &host, name, log_dir };
+        let cell = Cell { scenario, host: &host, name, log_dir, samples: None };
         match cell::run(cell, &mut Progress::silent(), cancel).await {
             Ok(measurement) => Ok(Some(measurement)),
             Err(ReproError::Interrupted) => Ok(None),
