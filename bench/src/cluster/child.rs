@@ -83,6 +83,16 @@ impl RoleProcess {
         }
     }
 
+    /// [`RoleProcess::check_alive`] for a process whose connections have ended: the kernel closes
+    /// them some moments before it says that the process is dead.
+    pub(super) async fn check_dying(&mut self) -> Result<(), ClusterError> {
+        /// A process that dies is gone after some milliseconds, or tens of them on a busy machine.
+        const MOMENT: Duration = Duration::from_millis(500);
+        // Whether it ended in time, and how, is asked right after.
+        let _ = timeout(MOMENT, self.child.wait()).await;
+        self.check_alive()
+    }
+
     /// Its HTTP port.
     pub(super) fn port(&self) -> Option<u16> {
         self.ready.http.rsplit(':').next()?.parse().ok()

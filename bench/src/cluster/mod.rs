@@ -140,7 +140,7 @@ impl Cluster {
         let answer = self.http.get_json(process.label(), &url).await;
         // A dead process explains the failed request better than "connection refused" does.
         if answer.is_err() {
-            process.check_alive()?;
+            process.check_dying().await?;
         }
         answer
     }
