@@ -3,7 +3,8 @@
 //!
 //! The environment says how it misbehaves, `FAKE_PREFILL`, `FAKE_DECODE` or `FAKE_ROUTER` being
 //! one of the names in [`Manner`]. `FAKE_LEAK_BYTES` is what a decode keeps per pretended unmap,
-//! unless `FAKE_CURE` is set to `1`.
+//! unless `FAKE_CURE` is set to `1`. What `FAKE_UNUSED` names is reported as UCX reports a variable
+//! that nothing reads.
 
 use std::convert::Infallible;
 use std::io::Write;
@@ -129,6 +130,9 @@ async fn serve(role: Role, manner: Manner, port: u16) -> ExitCode {
     };
     if manner == Manner::Chatty {
         println!("[1.0] UCX  WARN  before it is ready");
+    }
+    if let Ok(name) = std::env::var("FAKE_UNUSED") {
+        println!("[1.0] UCX  WARN  unused environment variable: {name} (maybe: FAKE_CURE?)");
     }
     println!("{}", serde_json::to_string(&ready).expect("a ready line is JSON"));
     if manner == Manner::Chatty {

@@ -3,5 +3,6 @@
 
 mod fake;
 mod gate;
+mod matrix;
 mod repro;
 mod zoo;
