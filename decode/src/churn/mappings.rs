@@ -1,7 +1,5 @@
 //! Patterns that map memory and give it back.
 
-use std::collections::VecDeque;
-
 use pdlab_transport::mapping::page_size;
 use pdlab_transport::{Error, Mapping};
 
@@ -74,39 +72,59 @@ impl Source for Adjacent {
     }
 }
 
-/// Keeps one piece and unmaps the next; past the resident set, the oldest piece goes too.
+/// Every second piece of one large mapping, in random order, so that no two of them touch; then the
+/// pieces between them, and all over again. What it keeps is mapped at once and never touched: its
+/// memory does not grow with the holes.
 #[derive(Debug)]
 pub(super) struct Disjoint {
-    pieces: Adjacent,
-    keep_next: bool,
-    kept: VecDeque<Mapping>,
+    bytes: usize,
     resident: usize,
+    dice: Dice,
+    /// What stays between the holes.
+    kept: Vec<Mapping>,
+    /// What is to become a hole, the next one last.
+    holes: Vec<Mapping>,
 }
 
 impl Disjoint {
-    pub(super) fn new(bytes: usize, resident: usize) -> Self {
-        Self { pieces: Adjacent::new(bytes), keep_next: false, kept: VecDeque::new(), resident }
+    pub(super) fn new(bytes: usize, resident: usize, dice: Dice) -> Self {
+        let bytes = bytes.next_multiple_of(page_size());
+        Self { bytes, resident, dice, kept: Vec::new(), holes: Vec::new() }
+    }
+
+    fn map(&mut self) -> Result<(), Error> {
+        let mut rest = Mapping::anonymous(2 * self.resident * self.bytes)?;
+        for _ in 1..self.resident {
+            let (hole, behind) = rest.split_at(self.bytes)?;
+            let (kept, behind) = behind.split_at(self.bytes)?;
+            self.holes.push(hole);
+            self.kept.push(kept);
+            rest = behind;
+        }
+        let (hole, kept) = rest.split_at(self.bytes)?;
+        self.holes.push(hole);
+        self.kept.push(kept);
+        // Fisher-Yates.
+        for at in (1..self.holes.len()).rev() {
+            let other = self.dice.below(at + 1);
+            self.holes.swap(at, other);
+        }
+        Ok(())
     }
 }
 
 impl Source for Disjoint {
     fn run(&mut self, _operations: u64) -> Result<Done, Error> {
-        if self.kept.len() >= self.resident {
-            self.kept.pop_front();
-            return Ok(Done::UNMAP);
-        }
-        self.keep_next = !self.keep_next;
-        let piece = self.pieces.cut()?;
-        if self.keep_next {
-            self.kept.push_back(piece);
+        let Some(mut piece) = self.holes.pop().or_else(|| self.kept.pop()) else {
+            self.map()?;
             return Ok(Done::PREPARED);
-        }
-        drop(piece);
+        };
+        piece.as_mut_slice()[0] = 1;
         Ok(Done::UNMAP)
     }
 
     fn held(&self) -> u64 {
-        self.kept.len() as u64 + self.pieces.held()
+        (self.kept.len() + self.holes.len()) as u64
     }
 }
 

@@ -1,7 +1,7 @@
 //! Errors of scenario files, and the checks that types alone cannot make.
 
 use super::overrides::is_variable_name;
-use super::{Churn, Expect, Mitigation, Role, Scenario};
+use super::{Churn, Expect, Mitigation, Pattern, Role, Scenario};
 use crate::verdict::VerdictKind;
 use crate::work::Unit;
 
@@ -348,8 +348,13 @@ fn check_lease(key: &str, seconds: f64) -> Result<(), Flaw> {
 }
 
 fn check_churn(churn: &Churn) -> Result<(), Flaw> {
-    let pages = churn.bytes.is_multiple_of(4096) && (4096..=1 << 30).contains(&churn.bytes);
-    check("churn.bytes", pages, "must be a multiple of 4096, at least that and at most 1 GiB")?;
+    // A planted leak may be as small as it likes; everything else is pages.
+    let (unit, message) = match churn.pattern {
+        Pattern::Plant => (1, "must be 1 byte to 1 GiB"),
+        _ => (4096, "must be a multiple of 4096, at least that and at most 1 GiB"),
+    };
+    let fits = churn.bytes.is_multiple_of(unit) && (unit..=1 << 30).contains(&churn.bytes);
+    check("churn.bytes", fits, message)?;
     check("churn.resident", (1..=60_000).contains(&churn.resident), "must be 1 to 60000 mappings")?;
     let per_second = churn.unmaps_per_second;
     check("churn.unmaps_per_second", (0.0..=1e6).contains(&per_second), "must be 0 to 1000000")?;

@@ -114,17 +114,18 @@ pub struct Churn {
     pub role: Role,
     /// Which addresses are unmapped, and how.
     pub pattern: Pattern,
-    /// Bytes per mapping, a multiple of 4096, at most 1 GiB; for `random` the largest.
+    /// Bytes of an operation, a multiple of 4096, at most 1 GiB: of a mapping, for `random` and `heap` of the largest,
+    /// for `plant` exactly what stays, which may be any number.
     pub bytes: u64,
-    /// Mappings that `disjoint` (the pieces between the holes) and `random` keep in place; past that the oldest goes.
-    /// 1 to 60,000, since Linux allows a process 65,530 mappings. Default 1. For `pool`, the buffers that it fills up
-    /// to. The others do not use it.
+    /// Mappings that `disjoint` (the pieces between the holes), `random` and `pool` keep, buffers that `register` has at
+    /// first, buffers of a burst of `heap`. 1 to 60,000, since Linux allows a process 65,530 mappings. Default 1. The
+    /// others do not use it.
     #[serde(default = "one")]
     pub resident: u32,
-    /// Unmaps per engine step. Default 0.
+    /// Operations per engine step, each of them one unmap but for the innocent patterns. Default 0.
     #[serde(default)]
     pub unmaps_per_step: u32,
-    /// Unmaps per generated token. Default 0.
+    /// Operations per generated token. Default 0.
     #[serde(default)]
     pub unmaps_per_token: u32,
     /// Unmaps per second, whether or not there is work; up to 1,000,000. Default 0.
@@ -340,17 +341,17 @@ names! {
         Threads = "threads",
         /// madvise(MADV_DONTNEED) on a mapping that stays.
         Madvise = "madvise",
-        /// mremap of a mapping back and forth.
+        /// mremap of a mapping to twice its size and back.
         Mremap = "mremap",
-        /// Map, register with the transport, deregister, unmap.
+        /// Registered buffers are deregistered and unmapped one by one, with no registration in between.
         Register = "register",
-        /// Innocent: malloc and free in several threads, whose arenas keep what they had.
+        /// Innocent: bursts of malloc and free in several threads, whose arenas keep what they had. No unmaps.
         Heap = "heap",
-        /// Innocent: files that are read, so that the page cache grows.
+        /// Innocent: a file is read through a mapping, page by page. No unmaps.
         Files = "files",
-        /// Innocent: a pool that grows to `bytes` x `resident` and stays.
+        /// Innocent: a pool that grows to `bytes` x `resident` and stays. No unmaps.
         Pool = "pool",
-        /// A leak on purpose: `bytes` of touched anonymous memory are kept per operation.
+        /// A leak on purpose: `bytes` of touched anonymous memory are kept per operation. No unmaps.
         Plant = "plant",
     }
 }
