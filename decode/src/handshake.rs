@@ -7,7 +7,7 @@ use pdlab_api::kv_transfer::RemotePrefill;
 use pdlab_api::side_channel::{AgentMetadata, Compatibility, Handshake, Query, SideChannelError};
 use zeromq::{ReqSocket, Socket, SocketRecv, SocketSend, ZmqMessage};
 
-/// How long prefill may take to answer by default; vLLM's receive timeout on this socket.
+/// How long prefill may take to answer at most; vLLM's receive timeout on this socket.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A handshake that did not work out.

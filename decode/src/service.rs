@@ -31,7 +31,8 @@ pub struct DecodeConfig {
     pub worker: WorkerConfig,
     /// The transport.
     pub agent: AgentConfig,
-    /// How long one KV read may take before the prefill counts as lost.
+    /// How long one KV read may take before the prefill counts as lost, and a handshake if that
+    /// is shorter than [`handshake::TIMEOUT`].
     pub read_deadline: Duration,
     /// Prefill's lease; heartbeats go out six times in it. vLLM's `kv_lease_duration`, 30 s.
     pub kv_lease: Duration,
@@ -98,7 +99,7 @@ impl Decode {
             bytes_per_token: engine_config.geometry.bytes_per_token as u64,
         };
         let habits = Habits {
-            handshake_timeout: or_never(handshake::TIMEOUT),
+            handshake_timeout: or_never(handshake::TIMEOUT.min(config.read_deadline)),
             connect_timeout: read_deadline,
             reconnect_every: config.reconnect_every,
             keep_gone: has(FaultKind::RemoteKept),

@@ -8,8 +8,8 @@ use pdlab_transport::{Error, Mapping};
 
 use super::{Dice, Done, Source};
 
-/// Address space that [`Plant`] takes at a time.
-const PLOT_BYTES: usize = 64 << 20;
+/// Address space that [`Plant`] takes at a time; not 64 MiB, by which malloc arenas are known.
+const PLOT_BYTES: usize = 32 << 20;
 
 /// Reads this program's own file, page by page and then again: a file that is there, is large, and
 /// does not change.
