@@ -5,7 +5,7 @@
 
 FEATURES := ucx
 DEMO_UCX := 1.19.0
-TEST_UCX := 1.16.0 1.19.0 1.22.0
+TEST_UCX := 1.16.0 1.19.0 1.20.1 1.22.0
 PDLAB    := target/release/pdlab
 
 .PHONY: demo build test check bench clean

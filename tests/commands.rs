@@ -51,6 +51,20 @@ fn bad_arguments_of_roles_are_named() {
 }
 
 #[test]
+fn a_matrix_that_makes_no_sense_runs_nothing() {
+    fails(&["matrix", "no-such"], 2, &["no-such", "ucx-rcache-invq"]);
+    fails(&["matrix", "--ucx", "1.19.0,9.9.9"], 2, &["9.9.9", "1.19.0"]);
+    fails(&["matrix", "--transport", "tcp", "--ucx", ""], 2, &["--ucx", "is empty"]);
+    fails(&["matrix", "--ucx", "1.19.0,1.19.0"], 2, &["--ucx lists 1.19.0 twice"]);
+    fails(&["matrix", "--set", "A=1,1"], 2, &["--set lists A=1 twice"]);
+    fails(&["matrix", "--set", "1M"], 2, &["1M", "NAME=V1,V2"]);
+    fails(&["matrix", "--churn", "same,sideways"], 2, &["sideways", "disjoint"]);
+    fails(&["matrix", "--transport", "pigeon"], 2, &["pigeon", "tcp"]);
+    fails(&["matrix", "--preset", "miracles"], 2, &["miracles", "mitigations"]);
+    fails(&["matrix", "--repeat", "0"], 2, &["repeat"]);
+}
+
+#[test]
 fn ucx_builds_that_are_not_there_are_named() {
     let here = tempfile::tempdir().unwrap();
     let empty = here.path().to_str().unwrap();

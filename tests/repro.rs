@@ -97,6 +97,17 @@ fn ucx_1_19_leaks_144_bytes_per_unmap() {
     moved_kv(&result);
 }
 
+/// A registration per transfer would hide the leak, and this UCX is quick to make one.
+#[test]
+fn ucx_1_20_1_leaks_because_no_transfer_registers_anything() {
+    if !has_ucx("1.20.1") {
+        return;
+    }
+    let (code, result, _) = repro(&["--ucx", "1.20.1", "--unmaps", "60000"]);
+    assert_eq!((code, &result["verdict"]), (Some(0), &"leak".into()), "{result}");
+    moved_kv(&result);
+}
+
 #[test]
 fn ucx_1_22_and_1_16_do_not_leak() {
     for version in ["1.22.0", "1.16.0"] {
