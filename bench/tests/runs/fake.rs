@@ -39,8 +39,8 @@ unmaps_per_step = 1
 
 [measure]
 units = 60000
-max_units = 200000
-max_seconds = 20.0
+max_units = 1000000
+max_seconds = 30.0
 sample_interval_ms = 20
 margin_bytes_per_unit = 4.0
 
