@@ -3,11 +3,11 @@
 //! A baseline says what a scenario showed when somebody looked and agreed. The gate runs the
 //! scenario again, usually on another build of UCX or with other settings, and is open if nothing
 //! leaks, or if what leaks is what leaked before. What to run, how to measure and what counts as
-//! a leak are [`repro`](crate::repro)'s and [`pdlab_leak`]'s.
+//! a leak are [`repro`]'s and [`pdlab_leak`]'s.
 //!
 //! - [`options`]: the command line.
 //! - [`baseline`]: the file to compare with.
-//! - [`decide`]: pass or fail (pure).
+//! - [`decide`](mod@decide): pass or fail (pure).
 //! - [`summary`]: the same as text, Markdown and JUnit XML (pure).
 
 pub mod baseline;

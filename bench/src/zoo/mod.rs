@@ -1,6 +1,6 @@
 //! `pdlab zoo`: the scenarios that come with pdlab, listed, run, and used to measure the measuring.
 //!
-//! A zoo run is many runs of [`repro`](crate::repro), each in its own directory, with one line
+//! A zoo run is many runs of [`repro`], each in its own directory, with one line
 //! each. It can be interrupted and completed later.
 //!
 //! - [`options`]: the command line.
