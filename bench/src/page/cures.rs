@@ -31,13 +31,13 @@ pub(super) fn summary(report: &RunReport) -> Markup {
     let axes = Axes { gauge: report.result.gauge, unit: report.result.unit };
     let cures = report.result.mitigations.iter().zip(&report.mitigation_runs);
     let rows: Vec<Vec<Markup>> = cures.map(|(cure, run)| row(cure, run, axes.gauge)).collect();
-    let (slope, cpu) = (format!("{axes} (95 % CI)"), format!("CPU per {}", axes.unit));
+    let (slope, cpu) = (axes.to_string(), format!("CPU per {}", axes.unit));
     let columns = ["Setting", &slope, "Verdict", &cpu, "Requests/s"];
     html! {
         (table("Cures, each proven in processes of its own", &columns, &rows))
         p class="note" {
-            "CPU of the whole process, serving included, and requests per second: 1.00 is without \
-             the cure."
+            "Slopes with their 95 % interval. CPU of the whole process, serving included, and \
+             requests per second: 1.00 is without the cure."
         }
     }
 }

@@ -45,3 +45,15 @@ pub enum PageError {
         reason: String,
     },
 }
+
+impl PageError {
+    /// `file` is no JSON, or other JSON than it should be.
+    pub(super) fn json(file: String, error: &serde_json::Error) -> Self {
+        let reason = if error.is_eof() {
+            format!("it is cut off ({error})")
+        } else {
+            format!("{error}; was it written by another version of pdlab?")
+        };
+        Self::File { file, reason }
+    }
+}

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::Document;
 use super::error::PageError;
+use super::matrix::Matrix;
 use super::run::{Run, RunFiles};
 
 /// Of a log, as much as a reader looks at: the end, where the trouble is.
@@ -20,17 +21,20 @@ const LOG_BYTES: usize = 8192;
 /// # Errors
 /// If it cannot be read, is no directory of a run, or holds something that is none of a run.
 pub fn load(dir: &Path) -> Result<Document, PageError> {
+    // An error of its own for a directory that is not there: its files are all missing, too.
+    fs::read_dir(dir).map_err(failed(dir))?;
+    if let Some(json) = text(&dir.join("matrix.json"))? {
+        return Ok(Document::Matrix(Box::new(Matrix::parse(&name(dir), &json)?)));
+    }
     let files = read(dir)?;
-    let wanted = ["result.json", "samples.csv", "scenario.toml"];
     if files.result.is_none() && files.samples.is_none() && files.scenario.is_none() {
-        return Err(PageError::NoRun { path: dir.to_owned(), wanted: wanted.into() });
+        let wanted = vec!["result.json", "samples.csv", "scenario.toml", "matrix.json"];
+        return Err(PageError::NoRun { path: dir.to_owned(), wanted });
     }
     Ok(Document::Run(Box::new(Run::parse(&files)?)))
 }
 
 fn read(dir: &Path) -> Result<RunFiles, PageError> {
-    // An error of its own for a directory that is not there: its files are all missing, too.
-    fs::read_dir(dir).map_err(failed(dir))?;
     Ok(RunFiles {
         name: name(dir),
         result: text(&dir.join("result.json"))?,

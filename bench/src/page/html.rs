@@ -81,6 +81,24 @@ pub(super) fn table(caption: &str, columns: &[&str], rows: &[Vec<Markup>]) -> Ma
     }
 }
 
+/// A box with a list of things that the reader must know, if there are any. `class` says how bad
+/// they are.
+pub(super) fn notice(class: &str, title: &str, items: &[String]) -> Markup {
+    html! {
+        @if !items.is_empty() {
+            section class=(format!("notice {class}")) {
+                h2 { (title) }
+                ul { @for item in items { li { (prose(item)) } } }
+            }
+        }
+    }
+}
+
+/// An entry of a legend: what is drawn in the way of `class` is `text`.
+pub(super) fn key(class: &str, text: &str) -> Markup {
+    html! { span class="entry" { span class=(format!("key {class}")) {} (text) } " " }
+}
+
 /// A term and what it is, in a `dl`.
 pub(super) fn fact(term: &str, text: &Markup) -> Markup {
     html! { div { dt { (term) } dd { (text) } } }
@@ -119,6 +137,7 @@ fn linked(word: &str) -> Markup {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::page::heat::contrast;
     use proptest::prelude::*;
 
     #[test]
@@ -134,20 +153,6 @@ mod tests {
         let page = page("x", &html! { p { "y" } });
         assert!(is_page(page.as_bytes()));
         assert!(!is_page(b"<!DOCTYPE html><html>") && !is_page(b"") && !is_page(b"{}"));
-    }
-
-    /// Contrast of two colours as WCAG 2 has it, <https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio>.
-    fn contrast(a: &str, b: &str) -> f64 {
-        let luminance = |colour: &str| {
-            let channel = |i: usize| {
-                let value = u8::from_str_radix(&colour[i..i + 2], 16).unwrap();
-                let share = f64::from(value) / 255.0;
-                if share <= 0.04045 { share / 12.92 } else { ((share + 0.055) / 1.055).powf(2.4) }
-            };
-            0.2126 * channel(1) + 0.7152 * channel(3) + 0.0722 * channel(5)
-        };
-        let (a, b) = (luminance(a), luminance(b));
-        (a.max(b) + 0.05) / (a.min(b) + 0.05)
     }
 
     #[test]

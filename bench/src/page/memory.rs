@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use pdlab_leak::explain::fixed;
 
 use super::growth::{Fit, Growth};
-use super::html::figure;
+use super::html::{figure, key};
 use super::scale::{Notation, Scale};
 use super::svg::{Frame, Plot, short};
 use super::thin::thin;
@@ -44,20 +44,25 @@ fn draw(growth: &Growth, fit: Option<&Fit>, frame: &Frame) -> Markup {
     }
 }
 
-/// Room for the readings, the line, and the wedge of what counts as clean: without it the noise
-/// of a process that does not grow would fill the picture, and look like growth.
 fn plot<'a>(growth: &Growth, fit: Option<&Fit>, frame: &'a Frame) -> Plot<'a> {
-    let (mut low, mut high) = growth.range();
-    if let Some(fit) = fit {
-        for end in [fit.margin_at(growth.margin, fit.to), fit.margin_at(-growth.margin, fit.to)] {
-            (low, high) = (low.min(end), high.max(end));
-        }
-    }
     Plot {
         frame,
         x: Scale::exact(0.0, growth.units(), frame.x_ticks),
-        y: Scale::rounded(low.max(0.0), high, frame.y_ticks),
+        y: levels(growth, fit, frame.y_ticks),
     }
+}
+
+/// Room for the readings, the line, and the wedge of what counts as clean: without it the noise
+/// of a process that does not grow would fill the picture, and look like growth.
+pub(super) fn levels(growth: &Growth, fit: Option<&Fit>, ticks: usize) -> Scale {
+    let (mut low, mut high) = growth.range();
+    if let Some(fit) = fit {
+        for margin in [growth.margin, -growth.margin] {
+            let end = fit.margin_at(margin, fit.to);
+            (low, high) = (low.min(end), high.max(end));
+        }
+    }
+    Scale::rounded(low.max(0.0), high, ticks)
 }
 
 fn warm_up(plot: &Plot<'_>, fit: &Fit) -> Markup {
@@ -84,13 +89,17 @@ fn margin(plot: &Plot<'_>, growth: &Growth, fit: &Fit) -> Markup {
     html! { path class="margin" d=(plot.area(&edge(growth.margin), &edge(-growth.margin))) {} }
 }
 
-/// The name of the wedge: inside where that is high enough, below it where not, and left to the
-/// caption where there is no room at all.
+/// The name of the wedge: inside where that is high enough, else below it or above it, and left to
+/// the caption where the wedge is short.
 fn margin_name(plot: &Plot<'_>, growth: &Growth, fit: &Fit) -> Markup {
     let edge = |margin: f64| plot.y(fit.margin_at(margin, fit.to).max(plot.y.low()));
     let (top, foot) = (edge(growth.margin), edge(-growth.margin));
-    let y = if foot - top > 40.0 { foot - 30.0 } else { foot + 16.0 };
-    let room = y < plot.bottom() && plot.x(fit.to) - plot.x(fit.from) > 240.0;
+    let y = match (foot - top > 40.0, foot + 20.0 < plot.bottom()) {
+        (true, _) => foot - 30.0,
+        (false, true) => foot + 16.0,
+        (false, false) => top - 6.0,
+    };
+    let room = plot.x(fit.to) - plot.x(fit.from) > 240.0;
     html! {
         @if room {
             text class="halo" x=(plot.right() - 6.0) y=(short(y)) text-anchor="end" {
@@ -122,15 +131,13 @@ fn line(plot: &Plot<'_>, growth: &Growth, fit: &Fit) -> Markup {
 fn caption(growth: &Growth, fit: Option<&Fit>) -> Markup {
     let readings = growth.points.len();
     html! {
-        span class="key key-readings" {} (words::readings(readings)) " of " (growth.process)
+        (key("key-readings", &format!("{} of {}", words::readings(readings), growth.process)))
         @if let Some(fit) = fit {
-            " · " span class="key key-fit" {} "fitted line; the band is the 95 % interval of its slope"
-            " · " span class="key key-margin" {} "what counts as clean: " (words::margin(growth))
-            @if fit.from > 0.0 {
-                " · " span class="key key-warm-up" {} "warm-up, found in the readings and left out"
-            }
+            (key("key-fit", "fitted line, with the 95 % interval of its slope as a band"))
+            (key("key-margin", &format!("what counts as clean: {}", words::margin(growth))))
+            @if fit.from > 0.0 { (key("key-warm-up", "warm-up, found in the readings and left out")) }
         } @else {
-            " · too few for a slope"
+            "too few for a slope"
         }
     }
 }

@@ -6,9 +6,11 @@
 //!
 //! - [`load`] reads a directory (the only part that touches the disk), [`Document::render`] makes
 //!   the page.
-//! - [`run`]: a run from the text of its files, whole or cut off. `view`: its page. Start here.
+//! - [`run`]: a run from the text of its files, whole or cut off, and its page. Start here.
 //! - [`growth`]: a gauge against work with the fitted line; `memory`: the plot of it.
 //! - `owners`, `roles`, [`cures`], `facts`: the other sections.
+//! - [`matrix`] and its `heat` maps; [`zoo`]: the pages of many runs.
+//! - [`markdown`]: the main plot for the page of a CI job.
 //! - `svg`, `scale`, `thin`: plots: places, ticks, fewer points. `html`, `words`: page and phrases.
 
 pub mod cures;
@@ -18,7 +20,10 @@ mod facts;
 mod fixture;
 mod folder;
 pub mod growth;
+mod heat;
 mod html;
+mod markdown;
+pub mod matrix;
 mod memory;
 mod owners;
 mod roles;
@@ -26,14 +31,17 @@ pub mod run;
 mod scale;
 mod svg;
 mod thin;
-mod view;
 mod words;
+pub mod zoo;
 
 pub use error::PageError;
 pub use folder::load;
 pub use html::is_page;
+pub use markdown::markdown;
 
+use matrix::Matrix;
 use run::Run;
+use zoo::Zoo;
 
 /// The name of the page in the directory of its run.
 pub const FILE: &str = "report.html";
@@ -43,13 +51,19 @@ pub const FILE: &str = "report.html";
 pub enum Document {
     /// One run.
     Run(Box<Run>),
+    /// A scenario over versions and settings.
+    Matrix(Box<Matrix>),
+    /// Many scenarios.
+    Zoo(Zoo),
 }
 
 impl Document {
     /// The page.
     pub fn render(&self) -> String {
         match self {
-            Self::Run(run) => view::render(run),
+            Self::Run(run) => run::render(run),
+            Self::Matrix(matrix) => matrix::render(matrix),
+            Self::Zoo(zoo) => zoo::render(zoo),
         }
     }
 
@@ -57,6 +71,8 @@ impl Document {
     pub fn notes(&self) -> &[String] {
         match self {
             Self::Run(run) => &run.notes,
+            Self::Matrix(matrix) => &matrix.notes,
+            Self::Zoo(zoo) => &zoo.notes,
         }
     }
 }

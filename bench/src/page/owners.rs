@@ -10,7 +10,7 @@ use pdlab_leak::ledger::Owner;
 use pdlab_leak::sample::Sample;
 use pdlab_leak::work::Unit;
 
-use super::html::{figure, table};
+use super::html::{figure, key, table};
 use super::scale::{Notation, Scale};
 use super::svg::{Frame, Plot, short};
 use super::thin::thin;
@@ -199,21 +199,16 @@ impl<'a> Holdings<'a> {
     fn caption(&self) -> Markup {
         let column = self.column();
         html! {
-            "By kind at every reading: "
-            @for (i, kind) in self.kinds().enumerate() {
-                @if i > 0 { " · " }
-                span class=(format!("key {}", kind.class)) {} (kind.name)
-            }
-            "."
+            "Kinds, at every reading: "
+            @for kind in self.kinds() { (key(kind.class, kind.name)) }
             @if !column.is_empty() {
                 br;
-                "Column at the right, known at the start and at the end only: growth by owner. "
-                @for (i, segment) in column.iter().enumerate() {
-                    @if i > 0 { " · " }
-                    span class=(format!("key owner-{}", segment.colour)) {}
-                    (segment.name) " " (change(segment.bytes))
+                "Owners of the growth, known at the start and at the end only, as the column at the \
+                 right: "
+                @for segment in &column {
+                    @let text = format!("{} {}", segment.name, change(segment.bytes));
+                    (key(&format!("owner-{}", segment.colour), &text))
                 }
-                "."
             }
         }
     }

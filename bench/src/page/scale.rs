@@ -40,6 +40,11 @@ impl Scale {
         self.low
     }
 
+    /// The highest value.
+    pub(super) fn high(&self) -> f64 {
+        self.high
+    }
+
     /// Where `value` lies, 0 to 1 from the lowest to the highest.
     pub(super) fn at(&self, value: f64) -> f64 {
         (value - self.low) / (self.high - self.low)
@@ -108,6 +113,12 @@ impl Notation {
         &self.unit
     }
 
+    /// `value` without its unit for machines: a decimal more than ticks have, nothing grouped.
+    pub(super) fn number(&self, value: f64) -> String {
+        let text = format!("{:.*}", self.decimals + 1, value / self.divisor);
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    }
+
     /// `value` without its unit.
     pub(super) fn label(&self, value: f64) -> String {
         let value = value / self.divisor;
@@ -153,6 +164,7 @@ mod tests {
         let bytes = Notation::bytes(&scale);
         assert_eq!(labels(&bytes, &scale), ["-1.5", "-1.0", "-0.5", "0.0", "0.5"]);
         assert_eq!(bytes.label(-1.0), "0.0");
+        assert_eq!([bytes.number(-1.5e6), bytes.number(70e6)], ["-1.5", "70"]);
     }
 
     #[test]

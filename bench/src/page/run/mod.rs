@@ -1,5 +1,7 @@
-//! A run, from the text of its files. A run that was cut off is one, too: what is there is taken,
+//! A run, from the text of its files; `view`: its page. A run that was cut off is one, too: what is there is taken,
 //! and what is missing is told.
+
+mod view;
 
 use std::collections::BTreeMap;
 
@@ -11,6 +13,8 @@ use super::cures::CureSeries;
 use super::error::PageError;
 use super::growth::Growth;
 use crate::repro::report::RunReport;
+
+pub(super) use view::render;
 
 /// The text of the files of a run; what is not there is `None` or empty.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -120,10 +124,7 @@ fn parse_result(files: &RunFiles, notes: &mut Vec<String>) -> Result<Option<RunR
             ));
             Ok(None)
         }
-        Err(error) => Err(PageError::File {
-            file: files.path("result.json"),
-            reason: format!("{error}; was it written by another version of pdlab?"),
-        }),
+        Err(error) => Err(PageError::json(files.path("result.json"), &error)),
     }
 }
 

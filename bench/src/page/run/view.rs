@@ -7,14 +7,14 @@ use pdlab_leak::scenario::Expectation;
 use pdlab_leak::signature::{Signature, known};
 use pdlab_leak::verdict::VerdictKind;
 
-use super::html::{page, prose};
-use super::owners::Holdings;
-use super::run::Run;
-use super::{cures, facts, memory, roles, words};
+use super::Run;
+use crate::page::html::{link, notice, page, prose};
+use crate::page::owners::Holdings;
+use crate::page::{cures, facts, memory, roles, words};
 use crate::repro::cell;
 
 /// The page of `run`.
-pub(super) fn render(run: &Run) -> String {
+pub(in crate::page) fn render(run: &Run) -> String {
     let title = format!("{}: {}", run.verdict(), run.scenario.name);
     page(
         &title,
@@ -107,22 +107,12 @@ fn lead(run: &Run) -> Vec<String> {
 /// What the reader must know before believing the rest.
 fn notes(run: &Run) -> Markup {
     let report = run.report.as_ref();
-    let list = |class: &str, title: &str, items: &[String]| {
-        html! {
-            @if !items.is_empty() {
-                section class=(format!("notice {class}")) {
-                    h2 { (title) }
-                    ul { @for item in items { li { (prose(item)) } } }
-                }
-            }
-        }
-    };
     html! {
-        (list("doubt", "This run is incomplete", &run.notes))
+        (notice("doubt", "This run is incomplete", &run.notes))
         @if let Some(report) = report {
-            (list("leak", "Faults: what must not be", &report.faults))
-            (list("leak", "Not as expected", &mismatches(&report.mismatches, &report.faults)))
-            (list("plain", "Remarks", &report.remarks))
+            (notice("leak", "Faults: what must not be", &report.faults))
+            (notice("leak", "Not as expected", &mismatches(&report.mismatches, &report.faults)))
+            (notice("plain", "Remarks", &report.remarks))
         }
     }
 }
@@ -191,7 +181,7 @@ fn bug(run: &Run) -> Markup {
     html! {
         @if let Some(signature) = run.signature() {
             section {
-                h2 { "A known bug: " (super::html::link(&signature.url, &signature.id)) }
+                h2 { "A known bug: " (link(&signature.url, &signature.id)) }
                 p { (signature.title) ". " (prose(&signature.fix)) }
                 @let cures = signature.cures.iter().filter(|cure| !tried(&cure.setting()));
                 @if cures.clone().count() > 0 {
