@@ -25,7 +25,7 @@ pub mod summary;
 pub mod table;
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

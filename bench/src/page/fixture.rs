@@ -1,5 +1,7 @@
 //! A run's files as tests want them.
 
+use std::sync::LazyLock;
+
 use pdlab_leak::csv::CsvWriter;
 use pdlab_leak::sample::Sample;
 
@@ -10,6 +12,13 @@ use crate::repro::report::{RunReport, Trial};
 
 /// UCX 1.19.0 that leaks 144 bytes per unmap, with one cure that works and one that cannot run.
 pub(crate) fn files() -> RunFiles {
+    FILES.clone()
+}
+
+/// Made once: a thousand cases of a property want them.
+static FILES: LazyLock<RunFiles> = LazyLock::new(make);
+
+fn make() -> RunFiles {
     let scenario = scenario();
     let leak = measurement(&scenario, 144.0, 20_000.0);
     let cured = measurement(&scenario, 0.0, 0.0);

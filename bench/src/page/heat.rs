@@ -1,11 +1,11 @@
 //! A heat map as a table: every square holds its number and its verdict as text, and its colour
 //! only repeats them.
 //!
-//! The colours are inferno, which is even to the eye and to those who are colour-blind
+//! The colours are magma, which is even to the eye and to those who are colour-blind
 //! (<https://bids.github.io/colormap/>): on light paper from pale to dark, on dark paper from dark
 //! to bright, so that what leaks stands out from the page.
 
-use colorous::INFERNO;
+use colorous::MAGMA;
 use maud::{Markup, html};
 
 use super::words;
@@ -30,8 +30,13 @@ pub(super) enum Square {
     None,
     /// It has not run.
     Waiting,
-    /// It failed, for this reason.
-    Failed(String),
+    /// It failed.
+    Failed {
+        /// Why.
+        reason: String,
+        /// Whether it must.
+        foreseen: bool,
+    },
     /// It was measured.
     Measured {
         /// The number in it.
@@ -97,8 +102,11 @@ impl Square {
             Self::Waiting => html! {
                 td class="waiting" data-column=(column) { span { "not run" } }
             },
-            Self::Failed(reason) => html! {
-                td class="failed" data-column=(column) title=(reason) { b { "failed" } }
+            Self::Failed { reason, foreseen } => html! {
+                td class="failed" data-column=(column) title=(reason) {
+                    b { "failed" }
+                    @if *foreseen { " " span { "as foreseen" } }
+                }
             },
             Self::Measured { value, verdict, detail, heat, surprising } => html! {
                 td class="hot" data-column=(column) title=(detail) style=(paint(*heat)) {
@@ -128,18 +136,18 @@ fn paint(heat: f64) -> String {
     format!("--light:{light};--light-ink:{};--dark:{dark};--dark-ink:{}", ink(&light), ink(&dark))
 }
 
-/// From pale yellow down to purple; black would hide the text of its neighbours.
+/// From cream down to purple; black would hide the text of its neighbours.
 fn on_light(heat: f64) -> String {
     hex(1.0 - 0.68 * heat)
 }
 
-/// From a little above black up to yellow.
+/// From a little above black up to cream.
 fn on_dark(heat: f64) -> String {
     hex(0.13 + 0.72 * heat)
 }
 
 fn hex(position: f64) -> String {
-    format!("#{:x}", INFERNO.eval_continuous(position))
+    format!("#{:x}", MAGMA.eval_continuous(position))
 }
 
 /// Black or white, whichever can be read on `colour`.
@@ -178,15 +186,17 @@ mod tests {
             heat: 1.0,
             surprising: true,
         };
+        let failed = Square::Failed { reason: "no \"x\"".to_owned(), foreseen: true };
         let heat = Heat {
             caption: "Slopes".to_owned(),
             row_title: "Setting".to_owned(),
             columns: vec!["1.19.0".to_owned(), "1.22.0".to_owned()],
-            rows: vec![("A=<1>".to_owned(), vec![square, Square::Failed("no \"x\"".to_owned())])],
+            rows: vec![("A=<1>".to_owned(), vec![square, failed])],
         };
         let table = heat.table().into_string();
         assert!(table.contains("<b>144.2</b> <span>leak</span> <span>not as expected</span>"));
         assert!(table.contains(r#"class="failed" data-column="1.22.0" title="no &quot;x&quot;""#));
+        assert!(table.contains("<b>failed</b> <span>as foreseen</span>"), "{table}");
         assert!(table.contains("A=<wbr>&lt;1&gt;"), "{table}");
         assert_eq!(table.matches(r#"scope="col""#).count(), 3);
     }

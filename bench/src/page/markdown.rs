@@ -14,6 +14,10 @@ const POINTS: usize = 40;
 /// From nothing to full.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
+/// Mermaid's own first colour is next to white.
+const COLOURS: &str =
+    r##"%%{init: {"themeVariables": {"xyChart": {"plotColorPalette": "#2a6fb5, #d9731a"}}}}%%"##;
+
 /// A chart of `growth` with its fitted line, and the readings once more as a line of bars.
 pub fn markdown(growth: &Growth) -> String {
     let fit = growth.fit();
@@ -30,7 +34,7 @@ pub fn markdown(growth: &Growth) -> String {
         texts.join(", ")
     };
     let mut text = format!(
-        "```mermaid\nxychart-beta\n    title \"{}\"\n    x-axis \"{}\" 0 --> {units}\n    \
+        "```mermaid\n{COLOURS}\nxychart-beta\n    title \"{}\"\n    x-axis \"{}\" 0 --> {units}\n    \
          y-axis \"{}\" {} --> {}\n    line [{}]\n",
         plain(&words::growth_title(growth)),
         words::plural(growth.axes.unit),
@@ -61,7 +65,7 @@ fn bars(growth: &Growth, fit: Option<&Fit>, readings: &[f64], y: &Scale) -> Stri
     let work = words::amount(growth.units(), growth.axes.unit);
     let slope = fit.map_or(String::new(), |fit| {
         let warm_up = if fit.from > 0.0 { ", drawn on through the warm-up" } else { "" };
-        format!("; the second line is the fit{warm_up}: {}", words::slope(fit.slope.value, growth))
+        format!("; orange is the fit{warm_up}: {}", words::slope(fit.slope.value, growth))
     });
     format!("{first} `{line}` {last} after {work}{slope}\n")
 }
@@ -106,9 +110,8 @@ mod tests {
     #[test]
     fn a_leak_is_a_chart_that_rises_and_bars_that_do() {
         let text = markdown(&growth(144.0));
-        assert!(text.starts_with(
-            "```mermaid\nxychart-beta\n    title \"Memory of decode-0 against unmaps\"\n"
-        ));
+        assert!(text.starts_with(&format!("```mermaid\n{COLOURS}\nxychart-beta\n")), "{text}");
+        assert!(text.contains("title \"Memory of decode-0 against unmaps\"\n"), "{text}");
         assert!(text.contains("x-axis \"unmaps\" 0 --> 200000\n"), "{text}");
         assert!(text.contains("y-axis \"MB held\" 190 --> 230\n"), "{text}");
         let lines = lines(&text);
@@ -117,9 +120,9 @@ mod tests {
         assert!(lines[0].iter().zip(&lines[1]).all(|(reading, fit)| (reading - fit).abs() < 1.0));
         let last = text.lines().last().unwrap();
         assert!(last.starts_with("200.0 MB `▃▃"), "{last}");
-        assert!(last.ends_with(
-            "228.8 MB after 200,000 unmaps; the second line is the fit: 144.0 B per unmap"
-        ));
+        assert!(
+            last.ends_with("228.8 MB after 200,000 unmaps; orange is the fit: 144.0 B per unmap")
+        );
     }
 
     #[test]
@@ -131,12 +134,13 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
         #[test]
         fn names_do_not_break_the_chart(name in "\\PC{0,20}|[\"`\\n]{1,4}") {
             let named = Growth { process: name, ..growth(144.0) };
             let text = markdown(&named);
             prop_assert_eq!(text.matches("```").count(), 2);
-            let title = text.lines().nth(2).unwrap();
+            let title = text.lines().nth(3).unwrap();
             prop_assert_eq!(title.matches('"').count(), 2, "{}", title);
         }
     }

@@ -102,77 +102,24 @@ fn outcome(outcome: Option<Outcome>) -> (&'static str, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::matrix::result::{Advice, Axes, CellResult, Definition, Group, Setting};
-    use crate::repro::fixture::scenario;
-    use pdlab_leak::gauge::Gauge;
-    use pdlab_leak::scenario::{Pattern, Role, Transport};
-    use pdlab_leak::work::Unit;
+    use crate::matrix::fixture::{definition, run, ucx};
+    use crate::matrix::result::Run;
+    use crate::matrix::summary::summarise;
 
-    fn group(ucx: &str) -> Group {
-        Group { transport: Transport::Ucx, ucx: Some(ucx.to_owned()), churn: Some(Pattern::Same) }
-    }
-
-    fn cell(ucx: &str, setting: &str, outcome: Option<Outcome>, slope: Option<f64>) -> CellResult {
-        CellResult {
-            group: group(ucx),
-            set: Setting::default(),
-            setting: setting.to_owned(),
-            outcome,
-            reason: (outcome == Some(Outcome::Failed))
-                .then(|| "ucp_init: <unsupported>".to_owned()),
-            expected: None,
-            note: Some("see https://example.org/cost.".to_owned()),
-            matched: (outcome == Some(Outcome::Leak)).then_some(ucx == "1.19.0"),
-            slope_per_unit: slope,
-            ci_low: slope.map(|slope| slope - 0.2),
-            ci_high: slope.map(|slope| slope + 0.2),
-            cpu_us_per_unit: slope.map(|_| 11.5),
-            cost_ratio: slope.filter(|_| setting != "default").map(|_| 1.62),
-            cost_error: None,
-            requests_per_s: slope.map(|_| 128.0),
-            requests_ratio: None,
-            latency_p99_ms: slope.map(|_| 45.2),
-            runs: vec![0],
-        }
-    }
-
+    /// Four cells, one of which has not run.
     fn result() -> MatrixResult {
-        let scenario = scenario();
-        MatrixResult {
-            definition: Definition {
-                scenario: scenario.name.clone(),
-                title: scenario.title.clone(),
-                role: Role::Decode,
-                unit: Unit::Unmap,
-                gauge: Gauge::Held,
-                axes: Axes {
-                    transport: vec![Transport::Ucx],
-                    ucx: vec!["1.16.0".to_owned(), "1.19.0".to_owned()],
-                    churn: vec![Some(Pattern::Same)],
-                    set: Vec::new(),
-                },
-                repeat: 1,
-                seed: 1,
-                scenario_toml: scenario.to_toml(),
-            },
-            complete: false,
-            matched: false,
-            cells: vec![
-                cell("1.16.0", "default", Some(Outcome::Clean), Some(0.1)),
-                cell("1.16.0", "A=1", None, None),
-                cell("1.19.0", "default", Some(Outcome::Leak), Some(144.0)),
-                cell("1.19.0", "A=1", Some(Outcome::Failed), None),
-            ],
-            drift: Vec::new(),
-            advice: vec![Advice {
-                group: group("1.19.0"),
-                leaks: Some(true),
-                cures: Vec::new(),
-                text: "Set nothing.".to_owned(),
-            }],
-            warnings: vec!["UCX 1.16.0 knows no A".to_owned()],
-            runs: Vec::new(),
-        }
+        let definition = definition(&["1.16.0", "1.19.0"], &["A=1"]);
+        let surprise = Run {
+            mismatches: vec!["it was to be clean".to_owned()],
+            note: Some("see https://example.org/cost.".to_owned()),
+            ..run(1, ucx("1.19.0"), "default", Outcome::Leak, 144.0, 11.5)
+        };
+        let runs = vec![
+            run(0, ucx("1.16.0"), "default", Outcome::Clean, 0.1, 10.0),
+            surprise,
+            run(2, ucx("1.19.0"), "A=1", Outcome::Failed, 0.0, 0.0),
+        ];
+        MatrixResult { warnings: vec!["UCX knows no A".to_owned()], ..summarise(definition, runs) }
     }
 
     fn matrix() -> Matrix {
@@ -188,14 +135,14 @@ mod tests {
             "4 cells: 1 leak",
             "This matrix is incomplete",
             "1 cell without an outcome",
-            "UCX 1.16.0 knows no A",
-            "Set nothing.",
+            "UCX knows no A",
+            "What to set",
             "Transport ucx, churn same",
-            "<b>144.0</b> <span>leak</span>",
+            "<b>144.0</b> <span>leak</span> <span>not as expected</span>",
             "<b>0.1</b> <span>clean</span>",
             "not run",
-            "ucp_init: &lt;unsupported&gt;",
-            "144.0 (143.8 to 144.2)",
+            "error: no libucp",
+            "144.0 (143.5 to 144.5)",
             "11.5 µs",
             "href=\"https://example.org/cost\"",
         ] {

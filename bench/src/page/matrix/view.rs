@@ -88,7 +88,10 @@ fn square(cell: &CellResult, matrix: &Matrix) -> Square {
     let (outcome, slope) = match (cell.outcome, cell.slope_per_unit) {
         (None, _) => return Square::Waiting,
         (Some(outcome), Some(slope)) if outcome != Outcome::Failed => (outcome, slope),
-        _ => return Square::Failed(reason.unwrap_or("there is no slope").to_owned()),
+        _ => {
+            let reason = reason.unwrap_or("there is no slope").to_owned();
+            return Square::Failed { reason, foreseen: cell.matched == Some(true) };
+        }
     };
     let interval = matrix.slope(Some(slope), cell.ci_low, cell.ci_high);
     Square::Measured {
@@ -110,7 +113,7 @@ fn failures(matrix: &Matrix) -> Markup {
                 dl class="facts wide-facts" {
                     @for cell in failed {
                         (fact(&format!("{}, {}", cell.setting, told(&cell.group)), &html! {
-                            (cell.reason.as_deref().unwrap_or("no reason was given"))
+                            pre { (cell.reason.as_deref().unwrap_or("no reason was given")) }
                         }))
                     }
                 }

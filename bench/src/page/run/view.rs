@@ -315,8 +315,9 @@ mod tests {
             ]),
         ) {
             let hostile = format!("{}{middle}{}", shell.0, shell.1);
+            let whole = Run::parse(&files()).unwrap();
             let page = |text: &str| {
-                let mut run = Run::parse(&files()).unwrap();
+                let mut run = whole.clone();
                 run.name = text.to_owned();
                 run.scenario.name = text.to_owned();
                 run.scenario.title = text.to_owned();
@@ -342,8 +343,9 @@ mod tests {
             let without_breaks = |page: &str| {
                 tags(page).into_iter().filter(|tag| tag != "wbr").collect::<Vec<_>>()
             };
-            prop_assert_eq!(without_breaks(&page(&hostile)), without_breaks(&page("harmless")));
-            prop_assert!(!page(&hostile).contains("<script"));
+            let page_of_it = page(&hostile);
+            prop_assert_eq!(without_breaks(&page_of_it), without_breaks(&page("harmless")));
+            prop_assert!(!page_of_it.contains("<script"));
         }
     }
 }
