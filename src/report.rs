@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use pdlab_bench::page;
+use pdlab_bench::page::{self, Document};
 use serde::Serialize;
 
 use crate::exit::Failure;
@@ -34,8 +34,17 @@ struct Written<'a> {
     notes: &'a [String],
 }
 
-/// `pdlab report`.
+/// `pdlab report`. The page of a zoo links to those of its runs, which are made first.
 pub(crate) fn run(args: &ReportArgs) -> Result<(), Failure> {
+    if let Document::Zoo(zoo) = page::load(&args.run).map_err(Failure::bad_input)? {
+        for row in &zoo.scenarios {
+            let dir = args.run.join(&row.scenario);
+            // One that failed before its first sample has no page, and the zoo's says why.
+            if let Ok(document) = page::load(&dir) {
+                write(&dir.join(page::FILE), &document.render())?;
+            }
+        }
+    }
     let document = page::load(&args.run).map_err(Failure::bad_input)?;
     let html = document.render();
     let page = args.out.clone().unwrap_or_else(|| args.run.join(page::FILE));

@@ -24,6 +24,8 @@ use pdlab_leak::verdict::VerdictKind;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use crate::page;
+use crate::page::growth::Growth;
 use crate::repro::report::RunReport;
 use crate::repro::{self, Exit, Host, Progress, ReproError};
 use crate::run_dir::RunDir;
@@ -135,8 +137,9 @@ pub async fn run(
     let margin = job.scenario.measure.margin_per_unit;
     let decision = decide(&report.result, &report.faults, &baseline, margin);
     let text = format!("{}\n\ngate       {}\n", outcome.text.trim_end(), summary::line(&decision));
+    let plot = plot(job, &report);
     files.write(&summary::xml(&decision, &report, &text), || {
-        summary::markdown(&decision, &report, &baseline, "", job.dir.path())
+        summary::markdown(&decision, &report, &baseline, &plot, job.dir.path())
     })?;
     let exit = decision.finding.exit();
     let report = GateReport {
@@ -207,6 +210,16 @@ impl Files<'_> {
         }
         Ok(())
     }
+}
+
+/// The run as a plot in Markdown; nothing if its samples cannot be read back, which is no reason
+/// to withhold the finding.
+fn plot(job: &Job<'_>, report: &RunReport) -> String {
+    let judged = report.roles.first().map_or("", |role| role.process.as_str());
+    let samples = fs::read(job.dir.file("samples.csv")).unwrap_or_default();
+    let samples = pdlab_leak::csv::read(&samples[..]).unwrap_or_default();
+    let growth = Growth::of(&samples, judged, job.scenario);
+    growth.map_or_else(String::new, |growth| page::markdown(&growth))
 }
 
 fn unwritten(file: &Path) -> impl FnOnce(io::Error) -> GateError {

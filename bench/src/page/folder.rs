@@ -9,6 +9,8 @@ use super::Document;
 use super::error::PageError;
 use super::matrix::Matrix;
 use super::run::{Run, RunFiles};
+use super::zoo::Zoo;
+use crate::zoo::ZOO_FILE;
 
 /// Of a log, as much as a reader looks at: the end, where the trouble is.
 const LOG_LINES: usize = 30;
@@ -26,9 +28,13 @@ pub fn load(dir: &Path) -> Result<Document, PageError> {
     if let Some(json) = text(&dir.join("matrix.json"))? {
         return Ok(Document::Matrix(Box::new(Matrix::parse(&name(dir), &json)?)));
     }
+    if let Some(json) = text(&dir.join(ZOO_FILE))? {
+        let has_page = |run: &str| dir.join(run).join(super::FILE).is_file();
+        return Ok(Document::Zoo(Zoo::parse(&name(dir), &json, has_page)?));
+    }
     let files = read(dir)?;
     if files.result.is_none() && files.samples.is_none() && files.scenario.is_none() {
-        let wanted = vec!["result.json", "samples.csv", "scenario.toml", "matrix.json"];
+        let wanted = vec!["result.json", "samples.csv", "scenario.toml", "matrix.json", ZOO_FILE];
         return Err(PageError::NoRun { path: dir.to_owned(), wanted });
     }
     Ok(Document::Run(Box::new(Run::parse(&files)?)))

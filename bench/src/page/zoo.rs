@@ -4,8 +4,12 @@ use maud::{Markup, html};
 
 use pdlab_leak::verdict::VerdictKind;
 
+use super::error::PageError;
 use super::html::{link, notice, page, prose, table};
 use super::words;
+use crate::repro::words::counted;
+use crate::zoo::entry::{Entry, Finding, Status};
+use crate::zoo::{ZOO_FILE, ZooReport};
 
 /// Scenarios that were run one after the other.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -43,6 +47,52 @@ pub struct ZooRow {
     pub page: Option<String>,
     /// Seconds it took.
     pub seconds: f64,
+}
+
+impl Zoo {
+    /// The zoo in the directory `name`, from the text of its `zoo.json`. `has_page` says whether
+    /// there is a page beside a run.
+    ///
+    /// # Errors
+    /// If the text is none of a zoo.
+    pub fn parse(
+        name: &str,
+        json: &str,
+        has_page: impl Fn(&str) -> bool,
+    ) -> Result<Self, PageError> {
+        let report: ZooReport = serde_json::from_str(json)
+            .map_err(|error| PageError::json(format!("{name}/{ZOO_FILE}"), &error))?;
+        let left = report.asked.saturating_sub(report.entries.len());
+        let note = format!("Not run yet: {}.", counted(left as u64, "scenario"));
+        Ok(Self {
+            name: name.to_owned(),
+            sentence: report.summary(),
+            scenarios: report.entries.iter().map(|entry| ZooRow::of(entry, &has_page)).collect(),
+            notes: if left > 0 { vec![note] } else { Vec::new() },
+        })
+    }
+}
+
+impl ZooRow {
+    fn of(entry: &Entry, has_page: impl Fn(&str) -> bool) -> Self {
+        let finding = entry.finding.as_ref();
+        Self {
+            scenario: entry.scenario.clone(),
+            title: entry.title.clone(),
+            bug: entry.bug.clone(),
+            verdict: finding.map(|finding| finding.verdict),
+            expected: finding.and_then(|finding| finding.expected),
+            slope: finding.and_then(Finding::slope_text),
+            owner: finding.and_then(|finding| finding.owner.clone()),
+            troubles: match &entry.status {
+                Status::Matched => Vec::new(),
+                Status::NotMatched(why) => why.clone(),
+                Status::Failed(why) => vec![why.clone()],
+            },
+            page: has_page(&entry.scenario).then(|| format!("{}/{}", entry.scenario, super::FILE)),
+            seconds: entry.seconds,
+        }
+    }
 }
 
 /// The page of `zoo`.
@@ -98,5 +148,29 @@ fn verdict(row: &ZooRow) -> Markup {
             _ if !row.troubles.is_empty() => ", not as expected",
             _ => ", as expected",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_zoo_is_read_from_its_file() {
+        let failed = Entry::failed("dies", "It dies", None, 2.0, "decode died".into());
+        let report = ZooReport { asked: 3, entries: vec![failed] };
+        let json = serde_json::to_string(&report).unwrap();
+        let zoo = Zoo::parse("z", &json, |run| run == "dies").unwrap();
+        assert_eq!(zoo.scenarios[0].troubles, ["decode died"]);
+        assert_eq!(zoo.scenarios[0].page.as_deref(), Some("dies/report.html"));
+        assert_eq!(zoo.notes, ["Not run yet: 2 scenarios."]);
+        let page = render(&zoo);
+        assert!(page.contains("decode died") && page.contains("This zoo is incomplete"), "{page}");
+    }
+
+    #[test]
+    fn another_file_is_refused_by_name() {
+        let error = Zoo::parse("z", "{\"asked\": \"many\"}", |_| false).unwrap_err().to_string();
+        assert!(error.starts_with("z/zoo.json"), "{error}");
     }
 }

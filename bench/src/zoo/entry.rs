@@ -147,15 +147,18 @@ impl Entry {
 }
 
 impl Finding {
+    /// `144.5 B per unmap (144.3 to 144.7)`.
+    pub(crate) fn slope_text(&self) -> Option<String> {
+        let axes = Axes { gauge: self.gauge, unit: self.unit };
+        let (slope, low, high) = (self.slope_per_unit?, self.ci_low?, self.ci_high?);
+        Some(format!("{slope:.1} {axes} ({low:.1} to {high:.1})"))
+    }
+
     /// `leak, 144.5 B per unmap (144.3 to 144.7), held by heap, 2 of 2 cures proven`.
     fn text(&self) -> String {
         let mut text = self.verdict.to_string();
-        if let Some(slope) = self.slope_per_unit {
-            let axes = Axes { gauge: self.gauge, unit: self.unit };
-            text += &format!(", {slope:.1} {axes}");
-        }
-        if let (Some(low), Some(high)) = (self.ci_low, self.ci_high) {
-            text += &format!(" ({low:.1} to {high:.1})");
+        if let Some(slope) = self.slope_text() {
+            text += &format!(", {slope}");
         }
         if let Some(owner) = &self.owner {
             text += &format!(", held by {owner}");
