@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ReproError;
 use super::cost::CpuReading;
+use super::crash::Crashes;
 use super::ignored::{self, Ignored};
 use super::pace::{Pace, Step};
 use super::plan::{self, Host};
@@ -26,7 +27,7 @@ use super::progress::Progress;
 use super::sample_file::SampleFile;
 use super::sampling::Watch;
 use super::{check, words};
-use crate::cluster::{Cluster, ClusterError, ClusterPlan, RoleProcess};
+use crate::cluster::{Cluster, ClusterError, ClusterPlan};
 use crate::serve::{Load, LoadHandle};
 
 /// What to measure.
@@ -178,13 +179,16 @@ async fn measure(
         cell.name,
         words::path(transport, ucx.as_deref())
     ));
-    let load = warm_up(cell, cluster, load).await?;
+    let last_decode =
+        cluster.roles().iter().rposition(|process| process.ready().role == Role::Decode);
+    let mut crashes = last_decode.and_then(|victim| Crashes::of(scenario, victim, Instant::now()));
+    let load = warm_up(cell, cluster, load, crashes.as_mut()).await?;
     let loaded = load.counts().completed;
     load.forget_latencies();
 
     let mut watch = Watch::open(cluster, scenario.role).await?;
     let before = watch.state(cluster)?;
-    let taken = take_samples(cell, &mut watch, cluster, progress).await?;
+    let taken = take_samples(cell, &mut watch, cluster, crashes, progress).await?;
     let duration_s = watch.elapsed_s();
     let after = watch.state(cluster)?;
     let answered = load.counts().completed - loaded;
@@ -269,6 +273,7 @@ async fn warm_up(
     cell: Cell<'_>,
     cluster: &mut Cluster,
     load: LoadHandle,
+    mut crashes: Option<&mut Crashes>,
 ) -> Result<LoadHandle, ReproError> {
     let plan = plan::warm_up(cell.scenario);
     let started = Instant::now();
@@ -278,6 +283,9 @@ async fn warm_up(
         let done = counts.completed >= plan.requests || waited >= plan.most;
         if serves && done && waited >= plan.least {
             return Ok(load);
+        }
+        if let Some(victim) = crashes.as_mut().and_then(|crashes| crashes.due(Instant::now())) {
+            cluster.crash(victim).await?;
         }
         cluster.check_alive()?;
         let hopeless = counts.completed == 0 && counts.failed >= plan.least_requests;
@@ -304,6 +312,7 @@ async fn take_samples(
     cell: Cell<'_>,
     watch: &mut Watch,
     cluster: &mut Cluster,
+    mut crashes: Option<Crashes>,
     progress: &mut Progress,
 ) -> Result<Taken, ReproError> {
     let Scenario { measure, unit, seed, .. } = cell.scenario;
@@ -315,11 +324,10 @@ async fn take_samples(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut samples, mut own, mut cpu) = (Vec::new(), Vec::new(), Vec::new());
     let mut judged_at = None;
-    let mut crashes = Crashes::of(cell.scenario, cluster);
     let mut file = SampleFile::create(cell.samples)?;
     loop {
         ticks.tick().await;
-        if let Some(victim) = crashes.as_mut().and_then(|crashes| crashes.due(watch.elapsed_s())) {
+        if let Some(victim) = crashes.as_mut().and_then(|crashes| crashes.due(Instant::now())) {
             cluster.crash(victim).await?;
             watch.replace(cluster, victim)?;
         }
@@ -346,31 +354,6 @@ async fn take_samples(
         if step != Step::GoOn {
             return Ok(Taken { samples, cpu, judgement, ended: step });
         }
-    }
-}
-
-/// Who is to be killed, and when.
-struct Crashes {
-    victim: usize,
-    every_s: f64,
-    next_s: f64,
-}
-
-impl Crashes {
-    fn of(scenario: &Scenario, cluster: &Cluster) -> Option<Self> {
-        let every_s = scenario.cluster.crash_every_seconds?;
-        let is_decode = |process: &RoleProcess| process.ready().role == Role::Decode;
-        let victim = cluster.roles().iter().rposition(is_decode)?;
-        Some(Self { victim, every_s, next_s: every_s })
-    }
-
-    /// The victim, if one is due after `elapsed_s`.
-    fn due(&mut self, elapsed_s: f64) -> Option<usize> {
-        if elapsed_s < self.next_s {
-            return None;
-        }
-        self.next_s += self.every_s;
-        Some(self.victim)
     }
 }
 

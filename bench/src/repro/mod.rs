@@ -11,7 +11,8 @@
 //! - [`options`]: the command line, and the scenario that it makes.
 //! - [`plan`]: from a scenario to processes and requests (pure).
 //! - [`cell`]: one cluster, from start to drained. Start here.
-//! - [`sample_file`]: keeps what is read. [`sampling`]: reads the roles; [`pairing`]: what the counters were at a reading (pure).
+//! - [`sampling`]: reads the roles; [`pairing`]: what the counters were at a reading (pure);
+//!   [`sample_file`]: keeps what is read. [`crash`]: who is killed meanwhile, if anyone (pure).
 //! - [`pace`]: when a measurement has seen enough (pure).
 //! - [`check`]: what must hold at the end of every run (pure).
 //! - [`cost`], [`growth`]: processor time per unit of work; how much each role grew (pure).
@@ -23,6 +24,7 @@ pub mod attribution;
 pub mod cell;
 pub mod check;
 pub mod cost;
+pub mod crash;
 pub mod exit;
 pub mod growth;
 pub mod ignored;

@@ -88,6 +88,10 @@ pub struct Mitigation {
     pub slope_min: f64,
     /// Highest slope that counts as cured.
     pub slope_max: f64,
+    /// Whether something is still held when the load has ended: another lease strands blocks too, for its own time.
+    /// Default false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held_after_drain: bool,
     /// What the cure costs or risks, a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<String>,
@@ -198,7 +202,8 @@ impl Mitigation {
     /// What must come out with it.
     fn expect(&self) -> Expect {
         let clean = Expect::new(VerdictKind::Clean, self.slope_min, self.slope_max);
-        Expect { note: self.cost.clone(), ..clean }
+        let held_after_drain = self.held_after_drain;
+        Expect { note: self.cost.clone(), held_after_drain, ..clean }
     }
 }
 
