@@ -168,7 +168,14 @@ mod tests {
         for signature in &known {
             assert!(signature.slope_min <= signature.slope_max, "{}", signature.id);
             assert!(signature.url.starts_with("https://"), "{}", signature.id);
-            assert!(!signature.cures.is_empty(), "{}", signature.id);
+            // What UCX does, a setting of UCX may stop; what an application does, only its own repair.
+            assert_eq!(signature.ucx.is_some(), !signature.cures.is_empty(), "{}", signature.id);
+            assert_eq!(
+                signature.gauge == Gauge::Held,
+                signature.class.is_some(),
+                "{}",
+                signature.id
+            );
         }
         let ids: std::collections::BTreeSet<&str> =
             known.iter().map(|signature| signature.id.as_str()).collect();
@@ -182,6 +189,17 @@ mod tests {
         let newer =
             Finding { ucx: Some(UcxVersion::new(1, 22, 0)), slope: slope(150.0), ..finding(&env) };
         assert_eq!(id(&newer).as_deref(), Some("ucx#11248"));
+    }
+
+    #[test]
+    fn what_is_counted_is_recognised_by_its_gauge() {
+        let env = BTreeMap::new();
+        let axes = Axes { gauge: Gauge::Fds, unit: Unit::Reconnect };
+        let sockets =
+            Finding { axes, slope: slope(2.0), top_class: None, ucx: None, ..finding(&env) };
+        assert_eq!(id(&sockets).as_deref(), Some("nixl#2025"));
+        let leases = Finding { axes: Axes { gauge: Gauge::Leases, ..axes }, ..sockets };
+        assert_eq!(id(&leases), None);
     }
 
     #[test]

@@ -139,9 +139,11 @@ fn warm_up_requests(scenario: &Scenario) -> u64 {
 }
 
 /// Requests that must be answered before the first sample in any case: twice around, every slot
-/// of the load has had an answer and has gone on.
+/// of the load has had an answer and has gone on. Where requests come at a rate, slots are only
+/// there for when they pile up, and those of a second will do.
 fn least_warm_up_requests(scenario: &Scenario) -> u64 {
-    2 * u64::from(scenario.load.concurrency)
+    let slots = 2 * u64::from(scenario.load.concurrency);
+    scenario.load.request_rate.per_second().map_or(slots, |rate| slots.min(rate.ceil() as u64))
 }
 
 /// A scenario without churn starts decode with these, which make none.
@@ -207,6 +209,8 @@ mod tests {
         assert_eq!(warm_up_requests(&scenario), 600);
         scenario.load.input_tokens = 100_000;
         assert_eq!(warm_up_requests(&scenario), 8);
+        scenario.load.request_rate = pdlab_leak::scenario::Rate::new(5.5);
+        assert_eq!(warm_up_requests(&scenario), 6);
     }
 
     #[test]

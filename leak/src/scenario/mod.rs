@@ -28,10 +28,46 @@ pub use overrides::{Overrides, parse_setting};
 pub use refusal::Refusal;
 pub use settings::{Churn, Cluster, Fault, Load, Measure, Pattern, Rate, Role, Transport, WarmUp};
 
-/// The files compiled in, in the order in which they are listed.
-const BUILTIN: &[(&str, &str)] = &[
-    ("ucx-rcache-invq", include_str!("../../scenarios/ucx-rcache-invq.toml")),
-    ("planted-1mb-per-min", include_str!("../../scenarios/planted-1mb-per-min.toml")),
+/// Files of `leak/scenarios/` by their names.
+macro_rules! builtin {
+    ($($name:literal,)*) => {
+        &[$(($name, include_str!(concat!("../../scenarios/", $name, ".toml"))),)*]
+    };
+}
+
+/// The files compiled in, in the order in which they are listed; the default is the first.
+const BUILTIN: &[(&str, &str)] = builtin![
+    // UCX itself.
+    "ucx-rcache-invq",
+    "ucx-rcache-invtree",
+    "ucx-registration-outlives-munmap",
+    "ucx-rkey-kept",
+    "ucx-endpoint-reconnect",
+    "ucx-natural-madvise",
+    "ucx-natural-mremap",
+    "ucx-natural-threads",
+    "ucx-natural-arena",
+    // The transfer path of a connector.
+    "region-kept",
+    "transfer-kept",
+    "notification-unread",
+    "remote-kept",
+    // Serving.
+    "prefill-stranded-reject",
+    "prefill-stranded-abort",
+    "prefill-stranded-crash",
+    "decode-stranded",
+    "late-read",
+    // Controls.
+    "control-healthy-tcp",
+    "control-healthy-ucx",
+    "control-warm-up",
+    "control-kv-first-touch",
+    "control-glibc-arena",
+    "control-page-cache",
+    "control-pool-plateau",
+    // Whether all of this would be found.
+    "planted-1mb-per-min",
 ];
 
 /// One experiment. The fields are the keys of the file.

@@ -48,7 +48,63 @@ fn every_builtin_is_sound_and_bears_the_name_of_its_file() {
     let all = Scenario::builtins().unwrap();
     let names: Vec<&str> = all.iter().map(|scenario| scenario.name.as_str()).collect();
     assert_eq!(names, Scenario::builtin_names());
+    let mut files: Vec<String> =
+        std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios"))
+            .unwrap()
+            .map(|file| file.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+            .collect();
+    let mut listed = names.clone();
+    files.sort();
+    listed.sort_unstable();
+    assert_eq!(files, listed, "every file is listed, and nothing else");
     assert_eq!(names[0], "ucx-rcache-invq", "the first is the default");
+}
+
+#[test]
+fn every_leak_has_a_bug_an_owner_and_a_cure() {
+    for scenario in Scenario::builtins().unwrap() {
+        let name = &scenario.name;
+        let leaks: Vec<&Expect> =
+            scenario.expects.iter().filter(|expect| expect.verdict == VerdictKind::Leak).collect();
+        assert_eq!(scenario.control, scenario.bug.is_none(), "{name}: a control models no bug");
+        assert!(
+            scenario.bug.iter().all(|bug| bug.starts_with("https://github.com/")),
+            "{name}: where is the bug discussed?"
+        );
+        assert!(scenario.control || !scenario.description.is_empty(), "{name}");
+        for leak in &leaks {
+            let margin = scenario.measure.margin_per_unit;
+            assert!(leak.slope_min > margin, "{name}: a leak is no noise");
+        }
+        // A planted leak is there to be found: nobody holds it, and nothing cures it.
+        if scenario.churn.as_ref().is_some_and(|churn| churn.pattern == Pattern::Plant) {
+            continue;
+        }
+        assert!(leaks.iter().all(|leak| leak.owner.is_some()), "{name}: who holds it?");
+        assert_eq!(leaks.is_empty(), scenario.mitigations.is_empty(), "{name}: a leak has a cure");
+        // Of mistakes made on purpose, the first is the one that the bug is about.
+        if let Some(fault) = scenario.faults.first() {
+            assert_eq!(scenario.bug.as_deref(), Some(fault.kind.bug()), "{name}");
+        }
+    }
+}
+
+#[test]
+fn every_builtin_foresees_what_it_runs_by_default() {
+    for scenario in Scenario::builtins().unwrap() {
+        let ucx = (scenario.transport == Transport::Ucx).then(|| scenario.ucx_version().unwrap());
+        let expectation = scenario.expectation(&Conditions {
+            transport: scenario.transport,
+            ucx,
+            churn: scenario.churn.as_ref().map(|churn| churn.pattern),
+            env: &scenario.env,
+            kv_lease_seconds: scenario.cluster.kv_lease_seconds,
+        });
+        let expectation = expectation.unwrap_or_else(|| panic!("{}", scenario.name));
+        assert_eq!(expectation.mitigation, None, "{}: its cure is in force", scenario.name);
+        let cures = scenario.mitigations_to_prove(&expectation);
+        assert_eq!(cures.len(), scenario.mitigations.len(), "{}", scenario.name);
+    }
 }
 
 #[test]
