@@ -133,6 +133,21 @@ fn a_setting_that_cures_is_clean_under_its_own_expectation() {
 }
 
 #[test]
+fn a_mistake_on_purpose_is_counted_named_and_expected() {
+    let (code, result, text) = repro(&["transfer-kept", "--transport", "tcp", "--unmaps", "1000"]);
+    assert_eq!((code, &result["verdict"]), (Some(0), &"leak".into()), "{result}");
+    assert_eq!((&result["gauge"], &result["unit"]), (&"transfers".into(), &"transfer".into()));
+    let slope = result["slope_per_unit"].as_f64().unwrap();
+    assert!((0.99..1.01).contains(&slope), "{slope}");
+    assert_eq!(result["slope_bytes_per_unit"], Value::Null, "handles are no bytes");
+    assert_eq!(result["owners"][0]["name"], "transfer handles");
+    assert_eq!(result["signature"]["id"], "vllm#18204");
+    assert!(result["held_after_drain"].as_str().unwrap().contains("transfers in flight"));
+    assert_eq!(result["faults"], serde_json::json!([]), "it was to be expected");
+    assert!(text.contains("LEAK. 1.0 transfer handles per transfer"), "{text}");
+}
+
+#[test]
 fn bad_input_is_named_and_leaves_nothing() {
     let fails = |args: &[&str], code: i32, words: &[&str]| {
         let dir = tempfile::tempdir().unwrap();

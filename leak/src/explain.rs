@@ -3,7 +3,7 @@
 use crate::estimate::{Estimate, Slope};
 use crate::gauge::{Axes, Gauge};
 use crate::result::{MitigationResult, ReproResult};
-use crate::scenario::{Expectation, Transport};
+use crate::scenario::{Capacity, Expectation, Transport};
 use crate::signature::Signature;
 use crate::verdict::{Doubt, Judgement, Verdict, VerdictKind};
 use crate::work::Unit;
@@ -55,27 +55,27 @@ pub fn doubt(judgement: &Judgement, axes: Axes) -> Option<String> {
 }
 
 /// What the slope means for an operator: `At the rate seen (41,000 unmaps/s): 354 MB/min; a 64 GiB limit is reached in
-/// 3.2 hours.` For what is no memory: `At the rate seen (95 requests/s): 91,200 KV blocks per minute.`
-pub fn consequence(estimate: &Estimate, axes: Axes, now_bytes: u64, limit_bytes: u64) -> String {
+/// 3.2 hours.` For KV blocks: `At the rate seen (95 requests/s): 91,200 KV blocks per minute; a pool of 40,000 lasts 26
+/// seconds.`
+pub fn consequence(estimate: &Estimate, axes: Axes, capacity: Option<Capacity>) -> String {
     let rate = match axes.unit {
         Unit::Second => String::new(),
         unit => format!(" ({} {unit}s/s)", grouped(estimate.units_per_s())),
     };
-    if !axes.gauge.is_bytes() {
-        let per_minute = estimate.per_s() * 60.0;
-        return format!(
-            "At the rate seen{rate}: {} {} per minute.",
-            grouped(per_minute),
-            axes.gauge.label()
-        );
-    }
-    let growth = format!("At the rate seen{rate}: {} MB/min", significant(estimate.mb_per_min()));
-    match estimate.hours_to(limit_bytes, now_bytes) {
-        Some(hours) => {
-            format!("{growth}; a {} limit is reached in {}.", size(limit_bytes), duration(hours))
+    let bytes = axes.gauge.is_bytes();
+    let growth = if bytes {
+        format!("{} MB/min", significant(estimate.mb_per_min()))
+    } else {
+        format!("{} {} per minute", grouped(estimate.per_s() * 60.0), axes.gauge.label())
+    };
+    let end = capacity.map(|Capacity { taken, of }| match estimate.hours_to(of, taken) {
+        Some(hours) if bytes => {
+            format!("; a {} limit is reached in {}", size(of), duration(hours))
         }
-        None => format!("{growth}; no limit is ever reached."),
-    }
+        Some(hours) => format!("; a pool of {} lasts {}", grouped(of as f64), duration(hours)),
+        None => "; no limit is ever reached".to_string(),
+    });
+    format!("At the rate seen{rate}: {growth}{}.", end.unwrap_or_default())
 }
 
 /// What was left out as warm-up, or that nothing was.
@@ -268,6 +268,7 @@ fn size(bytes: u64) -> String {
 
 fn duration(hours: f64) -> String {
     match hours {
+        _ if hours < 1.0 / 30.0 => format!("{:.0} seconds", (hours * 3600.0).ceil()),
         _ if hours < 1.0 => format!("{:.0} minutes", (hours * 60.0).ceil()),
         _ if hours < 72.0 => format!("{hours:.1} hours"),
         _ if hours < 24.0 * 730.0 => format!("{:.0} days", hours / 24.0),

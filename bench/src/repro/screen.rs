@@ -36,8 +36,8 @@ pub fn render(
     }
     if let Some(estimate) = estimate.filter(|_| leaks) {
         let now_bytes = report.roles.first().map_or(0, |role| role.rss_bytes);
-        let limit_bytes = result.memory_limit_bytes;
-        page.item("", &explain::consequence(estimate, axes, now_bytes, limit_bytes));
+        let capacity = scenario.capacity(now_bytes);
+        page.item("", &explain::consequence(estimate, axes, capacity));
     }
     let expectation = report::expectation(scenario, measurement);
     let asked = expectation.as_ref().is_some_and(|found| found.due.cost_growth_min.is_some());

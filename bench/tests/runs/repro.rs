@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
+use pdlab_bench::repro::pace::Step;
 use pdlab_bench::repro::report::RunReport;
 use pdlab_bench::repro::{self, Exit, Outcome, Progress, ReproError};
 use pdlab_bench::run_dir::RunDir;
@@ -108,6 +109,40 @@ async fn what_was_found_before_the_proofs_were_interrupted_is_kept() {
     let written = std::fs::read(out.path().join("result.json")).unwrap();
     let report: RunReport = serde_json::from_slice(&written).unwrap();
     assert_eq!((report.result.verdict, report.complete), (VerdictKind::Leak, false));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_verdict_measures_on_to_its_limit_and_says_what_would_decide_it() {
+    let _turn = turn().await;
+    let out = tempfile::tempdir().unwrap();
+    // 8 bytes per unmap in chunks of 112 kB: a step or two in all that is measured, and no law.
+    let mut scenario = scenario(CURE, &[("FAKE_LEAK_BYTES", "8")]);
+    scenario.measure.units = 10_000;
+    scenario.measure.max_units = Some(25_000);
+    let outcome = finished(&scenario, out.path()).await.unwrap();
+    let (report, text) = (&outcome.report, &outcome.text);
+    assert_eq!(report.result.verdict, VerdictKind::Inconclusive, "{text}");
+    assert_eq!(outcome.exit, Exit::NotMatched);
+    assert_eq!(report.limit_reached, Some(Step::WorkLimit), "{text}");
+    assert!(report.units >= 25_000.0, "{text}");
+    let doubt = report.result.doubt.as_ref().unwrap();
+    assert!(doubt.contains("measuring") && doubt.contains("in all should decide it"), "{doubt}");
+    assert!(text.contains("the scenario's limit on work was reached"), "{text}");
+    assert!(report.result.mitigations.is_empty(), "what is open has no cure to prove");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_held_in_the_end_is_no_fault_where_it_is_due() {
+    let _turn = turn().await;
+    let out = tempfile::tempdir().unwrap();
+    let mut scenario = scenario("", &[("FAKE_PREFILL", "hoarder")]);
+    scenario.expects[0].held_after_drain = true;
+    let outcome = finished(&scenario, out.path()).await.unwrap();
+    assert_eq!(outcome.exit, Exit::Matched, "{}", outcome.text);
+    assert!(outcome.report.faults.is_empty());
+    let held = outcome.report.held_after_drain.as_ref().unwrap();
+    assert!(held.starts_with("prefill-0 still holds 4 KV blocks"), "{held}");
+    assert!(outcome.report.remarks.contains(held));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

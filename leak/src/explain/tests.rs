@@ -4,6 +4,7 @@ use crate::scenario::Expect;
 use crate::signature::known;
 
 const BYTES: Axes = Axes { gauge: Gauge::Held, unit: Unit::Unmap };
+const MEMORY: Option<Capacity> = Some(Capacity { taken: 1 << 30, of: 64 << 30 });
 const BLOCKS: Axes = Axes { gauge: Gauge::KvBlocks, unit: Unit::Request };
 
 fn estimate() -> Estimate {
@@ -46,19 +47,23 @@ fn the_verdict_is_one_sentence_with_interval_and_unit() {
 fn the_consequence_names_rate_limit_and_time() {
     // 144.02 B x 40,500 per second = 5.83 MB/s; 64 GiB less 1 GiB in 3.2 hours.
     assert_eq!(
-        consequence(&estimate(), BYTES, 1 << 30, 64 << 30),
+        consequence(&estimate(), BYTES, MEMORY),
         "At the rate seen (40,500 unmaps/s): 350 MB/min; a 64 GiB limit is reached in 3.2 hours."
     );
     let mut flat = estimate();
     flat.slope = Slope { value: 0.0, low: -0.1, high: 0.1 };
     assert_eq!(
-        consequence(&flat, BYTES, 1 << 30, 64 << 30),
+        consequence(&flat, BYTES, MEMORY),
         "At the rate seen (40,500 unmaps/s): 0.0 MB/min; no limit is ever reached."
     );
     flat.slope.value = 1e6;
     assert!(
-        consequence(&flat, Axes { unit: Unit::Second, ..BYTES }, 0, 3 << 29)
-            .starts_with("At the rate seen: 2430000 MB/min; a 1.5 GiB limit")
+        consequence(
+            &flat,
+            Axes { unit: Unit::Second, ..BYTES },
+            Some(Capacity { taken: 0, of: 3 << 29 })
+        )
+        .starts_with("At the rate seen: 2430000 MB/min; a 1.5 GiB limit")
     );
 }
 
@@ -93,13 +98,15 @@ fn counts_read_as_what_they_are() {
         "LEAK. 16.0 KV blocks per request (95 % CI 16.0 to 16.0) over 1,200 requests."
     );
     assert_eq!(
-        consequence(&told, BLOCKS, 0, 64 << 30),
-        "At the rate seen (200 requests/s): 192,000 KV blocks per minute."
+        consequence(&told, BLOCKS, Some(Capacity { taken: 0, of: 40_000 })),
+        "At the rate seen (200 requests/s): 192,000 KV blocks per minute; a pool of 40,000 lasts 13 seconds."
     );
     assert_eq!(
         warmup(&told, BLOCKS),
         "Warm-up found and left out: 7,000 requests in 0.7 s, while the number of KV blocks grew by 320."
     );
+    let leases = Axes { gauge: Gauge::Leases, ..BLOCKS };
+    assert!(consequence(&told, leases, None).ends_with(": 192,000 leases per minute."));
     found.verdict = Verdict::Inconclusive { why: Doubt::Small, more_work_factor: 2.0 };
     let fds = Axes { gauge: Gauge::Fds, unit: Unit::Reconnect };
     assert_eq!(
@@ -199,8 +206,8 @@ fn numbers_are_grouped_and_sized() {
         ["64 GiB", "1.5 GiB", "512 MiB", "4 KiB"]
     );
     assert_eq!(
-        [0.5, 10.0, 240.0, 1e6].map(duration),
-        ["30 minutes", "10.0 hours", "10 days", "years"]
+        [0.02, 0.5, 10.0, 240.0, 1e6].map(duration),
+        ["72 seconds", "30 minutes", "10.0 hours", "10 days", "years"]
     );
     assert_eq!([amount(1.0, Unit::Request), amount(0.0, Unit::Token)], ["1 request", "0 tokens"]);
 }

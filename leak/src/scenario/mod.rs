@@ -5,6 +5,7 @@
 //! in, [`Scenario::load`] reads a user's, [`Scenario::apply`] lays the command line over either, and
 //! [`Scenario::to_toml`] writes the result beside the measurements, from where it can be run again.
 
+mod check;
 mod compare;
 mod error;
 mod expect;
@@ -17,7 +18,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::gauge::Axes;
+use crate::gauge::{Axes, Gauge};
 use crate::version::UcxVersion;
 use crate::work::Unit;
 
@@ -185,6 +186,21 @@ impl Scenario {
         Axes { gauge: self.measure.gauge, unit: self.unit }
     }
 
+    /// What runs out if the gauge grows, in what it counts; `None` where nothing is known to. A process whose RSS is
+    /// `rss_bytes` has so much of its memory limit left; of KV blocks it is the whole pool.
+    pub fn capacity(&self, rss_bytes: u64) -> Option<Capacity> {
+        match self.measure.gauge {
+            gauge if gauge.is_bytes() => {
+                Some(Capacity { taken: rss_bytes, of: self.measure.memory_limit_bytes })
+            }
+            // Block 0 is never given out.
+            Gauge::KvBlocks => {
+                Some(Capacity { taken: 0, of: u64::from(self.cluster.num_gpu_blocks) - 1 })
+            }
+            _ => None,
+        }
+    }
+
     /// Whether an outcome depends on UCX, so that a run without it shows less than it could.
     pub fn is_about_ucx(&self) -> bool {
         let on_ucx =
@@ -196,6 +212,15 @@ impl Scenario {
     pub fn ucx_version(&self) -> Option<UcxVersion> {
         self.ucx.parse().ok()
     }
+}
+
+/// What runs out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// What is taken already.
+    pub taken: u64,
+    /// What there is.
+    pub of: u64,
 }
 
 fn default_seed() -> u64 {

@@ -90,7 +90,7 @@ fn lead(run: &Run) -> Vec<String> {
     let estimate = run.growth.as_ref().and_then(|growth| growth.judgement.estimate.as_ref());
     if let (VerdictKind::Leak, Some(estimate)) = (run.verdict(), estimate) {
         let now_bytes = report.roles.first().map_or(0, |role| role.rss_bytes);
-        lines.push(explain::consequence(estimate, axes, now_bytes, result.memory_limit_bytes));
+        lines.push(explain::consequence(estimate, axes, run.scenario.capacity(now_bytes)));
     }
     let due = run.expectation();
     let cost_matters = due.as_ref().is_some_and(|due| due.due.cost_growth_min.is_some());
@@ -99,7 +99,8 @@ fn lead(run: &Run) -> Vec<String> {
     {
         lines.push(explain::cost_growth(first_us, last_us, axes.unit));
     }
-    lines.extend(explain::blind_spot(result.transport).map(str::to_owned));
+    let blind_spot = explain::blind_spot(result.transport).filter(|_| run.scenario.is_about_ucx());
+    lines.extend(blind_spot.map(str::to_owned));
     lines.push(explain::expectation(due.as_ref(), result.matched, axes));
     lines
 }
