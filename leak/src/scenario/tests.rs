@@ -356,6 +356,45 @@ fn what_is_missing_is_named() {
     assert!(error.contains("unit is \"unmap\", but there is no [churn]"), "{error}");
 }
 
+const DOCS: &str = include_str!("../../../docs/SCENARIOS.md");
+
+#[test]
+fn the_documentation_has_every_key_and_word() {
+    fn keys(value: &toml::Value, found: &mut Vec<String>) {
+        match value {
+            toml::Value::Table(table) => {
+                for (key, value) in table {
+                    found.push(key.clone());
+                    // Variables of the environment have names of their own.
+                    if key != "env" && key != "set" {
+                        keys(value, found);
+                    }
+                }
+            }
+            toml::Value::Array(items) => items.iter().for_each(|item| keys(item, found)),
+            _ => {}
+        }
+    }
+    let mut words = Vec::new();
+    for scenario in Scenario::builtins().unwrap() {
+        keys(&toml::from_str(&scenario.to_toml()).unwrap(), &mut words);
+    }
+    words.extend(Pattern::ALL.iter().map(|pattern| pattern.name().to_string()));
+    words.extend(Gauge::ALL.iter().map(|gauge| gauge.name().to_string()));
+    for word in words {
+        let told = [format!("`{word}`"), format!("[{word}]")];
+        assert!(told.iter().any(|told| DOCS.contains(told)), "{word} is not documented");
+    }
+}
+
+#[test]
+fn the_documented_example_is_a_scenario() {
+    let example = DOCS.split("```toml").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let scenario = Scenario::parse(example, "docs/SCENARIOS.md").unwrap();
+    assert_eq!(scenario.faults[0].kind, FaultKind::TransferKept);
+    assert!(scenario.mitigations[0].drop_faults);
+}
+
 #[test]
 fn unknown_scenarios_and_files_say_what_to_do() {
     let error = Scenario::find("nope").unwrap_err().to_string();
