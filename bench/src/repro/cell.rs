@@ -21,7 +21,7 @@ use super::ReproError;
 use super::cost::CpuReading;
 use super::crash::Crashes;
 use super::ignored::{self, Ignored};
-use super::pace::{Pace, Step};
+use super::pace::{self, Pace, Step};
 use super::plan::{self, Host};
 use super::progress::Progress;
 use super::sample_file::SampleFile;
@@ -343,14 +343,15 @@ async fn take_samples(
         let units = last.position(*unit) - first.position(*unit);
         cpu.push(watch.cpu(cluster, units)?);
         let elapsed_s = watch.elapsed_s();
-        if !pace.judge_now(judged_at, units, elapsed_s) {
+        let now = pace::Progress { units, samples: own.len(), elapsed_s };
+        if !pace.judge_now(judged_at, now) {
             continue;
         }
-        judged_at = Some((units, elapsed_s));
+        judged_at = Some(now);
         let series = Series::of(&own, axes);
         let judgement = judge(&series, &criteria, *seed);
         progress.state(words::live(cell.name, &pace, axes, units, elapsed_s, &judgement));
-        let step = pace.step(units, elapsed_s, Some(judgement.verdict.kind()));
+        let step = pace.step(now, Some(judgement.verdict.kind()));
         if step != Step::GoOn {
             return Ok(Taken { samples, cpu, judgement, ended: step });
         }

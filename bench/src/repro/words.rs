@@ -38,7 +38,7 @@ pub fn live(
     elapsed_s: f64,
     judgement: &Judgement,
 ) -> String {
-    let percent = 100.0 * pace.progress(units);
+    let percent = 100.0 * pace.share(units);
     let rate = grouped((units / elapsed_s.max(1e-9)) as u64);
     let unit = axes.unit;
     let done = format!("{cell}: {percent:3.0} %, {} {unit}s at {rate}/s", grouped(units as u64));
@@ -127,7 +127,7 @@ mod tests {
     use pdlab_leak::verdict::{Criteria, judge};
     use pdlab_leak::work::Unit;
 
-    const PACE: Pace = Pace { units: 200_000.0, give_up_units: 1e6, max_s: 30.0 };
+    const PACE: Pace = Pace { units: 200_000.0, give_up_units: 1e6, samples: 40, max_s: 30.0 };
 
     #[test]
     fn amounts_are_short() {

@@ -29,6 +29,9 @@ pub const MAX_BINS: usize = 32;
 /// Samples below which no estimate is made: half may go as warm-up, and each half of the rest needs a handful.
 pub const MIN_SAMPLES: usize = 24;
 
+/// Samples that an estimate wants: if half go as warm-up, each half of the rest still has ten.
+pub const WANTED_SAMPLES: usize = 40;
+
 /// One reading on the axis of work.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Point {

@@ -145,7 +145,8 @@ pub struct Measure {
     /// Seconds after which the measurement ends with whatever work was done. Default 60.
     #[serde(default = "default_max_seconds")]
     pub max_seconds: f64,
-    /// Milliseconds between samples, 10 to 60,000. Default 100. The estimator wants 40 samples or more.
+    /// Milliseconds between samples, 10 to 60,000. Default 100. A verdict waits for 40 samples
+    /// ([`crate::estimate::WANTED_SAMPLES`]), however fast the work is done.
     #[serde(default = "default_sample_interval_ms")]
     pub sample_interval_ms: u64,
     /// What is judged. Default `held`: pages that only the process itself can give back.
