@@ -146,6 +146,13 @@ impl Gauge {
     pub fn min_growth(self) -> f64 {
         if self.is_bytes() { 262_144.0 } else { 16.0 }
     }
+
+    /// What a process gains in one run and not in the next, whatever work it does: 64 KiB, sixteen pages touched for
+    /// the first time. Within a run nothing tells it from the leak, so no interval may be surer than that. Measured: it
+    /// is what 100 runs of one leak take to agree (`docs/CALIBRATION.md`). Counts are exact: 0.
+    pub fn stray(self) -> f64 {
+        if self.is_bytes() { 65_536.0 } else { 0.0 }
+    }
 }
 
 /// The plane that a slope lies in: what is counted, over which work.

@@ -9,6 +9,7 @@
 //! 3. **The slope is robust** (`slope`): Theil-Sen, the median of the slopes of all pairs of bins.
 //! 4. **The interval is a bootstrap over blocks** (`bootstrap`): memory readings next to each other are alike, so runs
 //!    of neighbouring residuals are drawn, not single ones.
+//!    What differs between runs, and no single run can show, is added to it: [`Series::with_stray`].
 //! 5. **Head and tail are fitted alone**, and **a staircase of at most three steps** (`stairs`) against the line: a pool
 //!    that fills up slows down or stops, a leak does neither.
 //!
@@ -47,13 +48,19 @@ pub struct Point {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Series {
     points: Vec<Point>,
+    stray: f64,
 }
 
 impl Series {
     /// A series of these points, in order. Points that are no numbers are left out.
     pub fn new(points: impl IntoIterator<Item = Point>) -> Series {
         let is_number = |p: &Point| p.work.is_finite() && p.level.is_finite() && p.t_s.is_finite();
-        Series { points: points.into_iter().filter(is_number).collect() }
+        Series { points: points.into_iter().filter(is_number).collect(), stray: 0.0 }
+    }
+
+    /// The same, of a process that gains up to `stray` in one run and not in the next: see [`crate::gauge::Gauge::stray`].
+    pub fn with_stray(self, stray: f64) -> Series {
+        Series { stray, ..self }
     }
 
     /// The series of one process's samples. Those that do not tell what the gauge counts are left out.
@@ -62,6 +69,7 @@ impl Series {
             let level = axes.gauge.of(sample)? as f64;
             Some(Point { work: sample.position(axes.unit), level, t_s: sample.t_s() })
         }))
+        .with_stray(axes.gauge.stray())
     }
 
     /// The points.
@@ -82,6 +90,11 @@ pub struct Slope {
 }
 
 impl Slope {
+    /// The same slope, no surer than `much` on either side.
+    fn widened(self, much: f64) -> Slope {
+        Slope { low: self.low - much, high: self.high + much, ..self }
+    }
+
     /// Whether the whole interval lies within `margin` of zero.
     pub fn within(&self, margin: f64) -> bool {
         self.low >= -margin && self.high <= margin
@@ -198,8 +211,10 @@ pub fn estimate(series: &Series, seed: u64) -> Result<Estimate, TooFew> {
     let tail = fit(tail, 2).ok_or(TooFew::NoWork)?;
     let steps = stairs::find(kept, whole.slope.value);
     let (first, start, end) = (&points[0], &kept[0], &kept[kept.len() - 1]);
+    let units = end.work - start.work;
     Ok(Estimate {
-        slope: whole.slope,
+        // Runs differ by more than what one run shows. Its halves are only compared with each other.
+        slope: whole.slope.widened(series.stray / units),
         head: head.slope,
         tail: tail.slope,
         steps,
@@ -211,7 +226,7 @@ pub fn estimate(series: &Series, seed: u64) -> Result<Estimate, TooFew> {
             at_limit: cut >= points.len() / 2,
         },
         samples: kept.len(),
-        units: end.work - start.work,
+        units,
         seconds: end.t_s - start.t_s,
         noise: whole.noise,
     })

@@ -4,6 +4,19 @@ use super::simulate::{MB, Run, chunks, coverage};
 use super::*;
 
 #[test]
+fn no_interval_is_surer_than_what_strays_between_runs() {
+    let series = || chunks(1, 60_000.0).series();
+    let sure = estimate(&series(), 1).unwrap();
+    let honest = estimate(&series().with_stray(65_536.0), 1).unwrap();
+    let stray = 65_536.0 / honest.units;
+    assert!(stray > 0.0);
+    assert_eq!(honest.slope.value, sure.slope.value);
+    assert!((sure.slope.low - honest.slope.low - stray).abs() < 1e-9, "{honest:?}");
+    assert!((honest.slope.high - sure.slope.high - stray).abs() < 1e-9, "{honest:?}");
+    assert_eq!((honest.head, honest.tail), (sure.head, sure.tail));
+}
+
+#[test]
 fn a_line_without_noise_is_found_exactly() {
     let run = Run::minute(1).add(|t, _| 65_536.0 * (t * 5.0).round());
     let found = estimate(&run.series(), 1).unwrap();
