@@ -1,5 +1,6 @@
 //! How to trace.
 
+use super::error::TraceError;
 use super::tier::Tier;
 
 /// How to trace, and at what price.
@@ -24,7 +25,7 @@ pub struct TraceOptions {
     /// Live regions that are kept at most (default 262,144, some 100 bytes each). Bytes of others are counted as
     /// untracked.
     pub max_regions: usize,
-    /// Size of the buffer that the kernel writes into, per CPU (default 1 MiB; a power of two of pages). A smaller one
+    /// Size of the buffer that the kernel writes into, per CPU (default 2 MiB; rounded up to a power of two). A smaller one
     /// loses records sooner when the tracer does not get to run.
     pub buffer_bytes: usize,
 }
@@ -39,7 +40,30 @@ impl Default for TraceOptions {
             max_frames: 64,
             max_stacks: 10_000,
             max_regions: 1 << 18,
-            buffer_bytes: 1 << 20,
+            buffer_bytes: 2 << 20,
         }
+    }
+}
+
+impl TraceOptions {
+    /// Whether the values can be.
+    pub(crate) fn check(&self) -> Result<(), TraceError> {
+        let refuse = |option, value, rule| Err(TraceError::Option { option, value, rule });
+        // What the kernel takes: perf_event_open(2), sample_stack_user.
+        if self.stack_bytes == 0 || self.stack_bytes > 65_528 || !self.stack_bytes.is_multiple_of(8)
+        {
+            let value = self.stack_bytes.into();
+            return refuse("stack_bytes", value, "a multiple of 8 from 8 to 65,528");
+        }
+        if self.max_samples_per_s == 0 {
+            return refuse("max_samples_per_s", 0, "at least 1");
+        }
+        if self.max_frames == 0 {
+            return refuse("max_frames", 0, "at least 1");
+        }
+        if self.buffer_bytes > 1 << 30 {
+            return refuse("buffer_bytes", self.buffer_bytes as u64, "at most 1 GiB");
+        }
+        Ok(())
     }
 }
