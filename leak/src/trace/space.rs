@@ -136,7 +136,13 @@ impl<T: Copy + Ord> Space<T> {
                 self.regions.insert(start, (span.start, owner));
             }
             if end > span.end {
-                self.regions.insert(span.end, (end, owner));
+                if start < span.start && self.regions.len() >= self.max_regions {
+                    // A hole has made two regions of one, and there is no room for the other.
+                    self.untracked_bytes += end - span.end;
+                    self.count(owner, -((end - span.end) as i64));
+                } else {
+                    self.regions.insert(span.end, (end, owner));
+                }
             }
         }
         Pieces(pieces)

@@ -18,7 +18,8 @@ pub struct Traced {
     pub counts: Counts,
     /// How far the bytes can be trusted.
     pub confidence: Confidence,
-    /// Bytes that were mapped when there were too many regions or stacks to keep another: they are in no stack.
+    /// Bytes that are in no stack: mapped when there were too many regions to keep another, or, where not every call
+    /// was followed, mapped now and accounted for by nothing that was.
     pub untracked_bytes: u64,
     /// What else a reader must know, a sentence each: that the process has called `exec`, that it has ended, which
     /// calls were followed by sample only.

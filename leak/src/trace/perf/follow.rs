@@ -198,7 +198,10 @@ impl Follower {
             Body::Exit { pid, tid } if pid == self.pid => {
                 self.book.step(tid, super::super::book::Step::End);
             }
-            Body::Lost { count } => self.lost += count,
+            Body::Lost { count } => {
+                self.lost += count;
+                self.watch.missed(count);
+            }
             // Of a child that was forked on an old kernel, or of no interest.
             _ => {}
         }

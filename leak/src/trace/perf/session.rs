@@ -218,6 +218,22 @@ impl Session {
         Ok(())
     }
 
+    /// Stops all events and keeps them open: closing takes the kernel long.
+    pub(super) fn pause(&self) {
+        for (_, event) in &self.events {
+            // An event that cannot be stopped is closed soon.
+            let _ = event.disable();
+        }
+    }
+
+    /// Starts them again.
+    pub(super) fn resume(&self) {
+        for (_, event) in &self.events {
+            // That of a thread that has ended needs none.
+            let _ = event.enable();
+        }
+    }
+
     /// How often the event that was wanted at `number` has happened, in all threads.
     pub(super) fn count(&self, number: usize) -> u64 {
         let of_it = self.events.iter().filter(|(event, _)| *event == number);
@@ -240,7 +256,7 @@ fn refused(pid: u32, event: &Wanted, source: io::Error) -> TraceError {
     let cure = match source.raw_os_error() {
         Some(libc::ESRCH) => return SampleError::Gone { pid }.into(),
         Some(libc::EACCES | libc::EPERM) => {
-            "run as root or with CAP_PERFMON, or set kernel.perf_event_paranoid to -1"
+            "run as root or with CAP_PERFMON, or: sysctl kernel.perf_event_paranoid=1 for processes of one's own"
         }
         Some(libc::EMFILE | libc::ENFILE) => {
             "one is needed per thread, CPU and event: raise the limit of open files, ulimit -n"

@@ -59,6 +59,12 @@ impl Event {
         check(unsafe { raw::ioctls::ENABLE(self.0.as_raw_fd(), 0) })
     }
 
+    /// Stops it, and those that threads have inherited from it.
+    pub(super) fn disable(&self) -> io::Result<()> {
+        // SAFETY: as for `enable`.
+        check(unsafe { raw::ioctls::DISABLE(self.0.as_raw_fd(), 0) })
+    }
+
     /// How often it has happened, in all threads that have inherited it, too.
     pub(super) fn count(&self) -> io::Result<u64> {
         let mut bytes = [0; 8];

@@ -37,9 +37,18 @@ impl Census {
         self.total += u64::from(weight);
     }
 
-    /// Calls seen.
+    /// Calls seen, of which the kernel could write down only some.
     pub(super) fn total(&self) -> u64 {
         self.total
+    }
+
+    /// So many calls were not written down: their lengths are taken to be like those of the others.
+    pub(super) fn miss(&mut self, calls: u64) {
+        let known = self.total.max(1);
+        for count in self.calls.values_mut() {
+            *count += (*count as f64 * calls as f64 / known as f64) as u64;
+        }
+        self.total += calls;
     }
 
     /// What to sample so that stacks of at most `max_per_s` calls are taken per second; `None` if nothing needs to be.
@@ -135,6 +144,17 @@ mod tests {
         (0..200).for_each(|_| census.add(4_096, 1));
         assert_eq!(census.thinning(0.1, 2_000), None);
         assert!(census.thinning(0.05, 2_000).is_some());
+    }
+
+    #[test]
+    fn calls_that_were_missed_are_like_the_others() {
+        let mut census = Census::default();
+        (0..90).for_each(|_| census.add(65_536, 1));
+        (0..10).for_each(|_| census.add(4_096, 1));
+        census.miss(900);
+        assert_eq!(census.total(), 1_000);
+        let thinning = census.thinning(0.1, 2_000).unwrap();
+        assert_eq!((thinning.lengths, thinning.rest_one_in), (vec![65_536, 4_096], 1));
     }
 
     proptest! {

@@ -23,6 +23,17 @@ impl Follower {
                 Some(new.saturating_sub(self.book.followed_bytes()).saturating_sub(heap_growth));
         }
         let mut holdings = self.book.holdings(unknown_bytes);
+        // What is mapped and stands in no stack.
+        let mut untracked_bytes = self.book.untracked_bytes();
+        if self.watch.worst_one_in > 1 || self.lost > 0 {
+            let estimated = holdings.iter().filter(|held| held.spans.is_empty());
+            let estimated: u64 = estimated
+                .filter(|held| held.owner.kind != CallKind::Fault)
+                .map(|held| held.live_bytes)
+                .sum();
+            untracked_bytes =
+                untracked_bytes.max(unknown_bytes.unwrap_or(0).saturating_sub(estimated));
+        }
         if let Some(maps) = &maps {
             holdings.extend(self.unseen_heap(maps));
         }
@@ -53,7 +64,7 @@ impl Follower {
             names: Vec::new(),
             counts: self.counts(),
             confidence: self.confidence(),
-            untracked_bytes: self.book.untracked_bytes(),
+            untracked_bytes,
             remarks,
             holdings,
         }
