@@ -1,8 +1,8 @@
 //! Watches memory from outside: how many bytes a process gains per unit of work, whether it stops, and who holds them.
 //!
-//! It is a library of pure judgements around a thin reader of `/proc`. It is no profiler (it needs no cooperation of
-//! the process and sees no stacks), it starts no processes, and it knows neither UCX nor HTTP: whoever runs the cluster
-//! hands in process ids and counters of work.
+//! It is a library of pure judgements around a thin reader of `/proc` and a tracer. It needs no cooperation of the process
+//! and knows neither UCX nor HTTP: whoever runs the cluster hands in process ids and counters of work. It starts no
+//! process but `strace`, and that on request only.
 //!
 //! - [`work`]: counters of work, the axis that slopes are given on.
 //! - [`sampler`]: reads a process; [`sample`]: one reading of memory and work; [`csv`]: `samples.csv`.
@@ -12,7 +12,7 @@
 //! - [`estimate`]: from readings to a slope with its interval. [`verdict`]: from there to leak, clean or inconclusive.
 //!   Start here: [`verdict::judge`].
 //! - [`scenario`]: what to run and what must come out, as strict TOML. [`result`]: `result.json`.
-//! - [`trace`]: who maps the memory that is gained, by stack.
+//! - [`trace`]: who maps the memory that is gained, by stack. All `unsafe` of this crate is in one module of it.
 //! - [`signature`]: known bugs by the growth they cause, from `signatures.toml`. [`explain`]: all of it in words.
 //! - [`version`]: UCX versions and ranges of them.
 

@@ -10,11 +10,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 /// The upper half of the addresses is the kernel's on every 64-bit machine that Linux runs on.
 const MAX_ADDRESS: u64 = i64::MAX as u64;
 
 /// Whole pages, the end excluded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Span {
     /// First address.
     pub start: u64,
@@ -134,7 +136,13 @@ impl<T: Copy + Ord> Space<T> {
                 self.regions.insert(start, (span.start, owner));
             }
             if end > span.end {
-                self.regions.insert(span.end, (end, owner));
+                if start < span.start && self.regions.len() >= self.max_regions {
+                    // A hole has made two regions of one, and there is no room for the other.
+                    self.untracked_bytes += end - span.end;
+                    self.count(owner, -((end - span.end) as i64));
+                } else {
+                    self.regions.insert(span.end, (end, owner));
+                }
             }
         }
         Pieces(pieces)

@@ -137,9 +137,9 @@ const CAP_SYS_PTRACE: u32 = 19;
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_PERFMON: u32 = 38;
 
-/// Up to this value of perf_event_paranoid a user may watch own processes
-/// (<https://docs.kernel.org/admin-guide/sysctl/kernel.html#perf-event-paranoid>).
-const PARANOID_OWN_PROCESSES: i32 = 2;
+/// Up to this value of perf_event_paranoid a user may watch own processes while they are in the kernel, which is where a
+/// tracepoint is hit (<https://docs.kernel.org/admin-guide/sysctl/kernel.html#perf-event-paranoid>).
+const PARANOID_OWN_PROCESSES: i32 = 1;
 
 /// Assesses every tier, the best first.
 pub fn assess(facts: &Facts) -> Vec<Assessment> {
@@ -186,7 +186,7 @@ fn perf(facts: &Facts) -> Vec<Obstacle> {
         Some(level) if level > PARANOID_OWN_PROCESSES && !facts.may(CAP_PERFMON) => {
             obstacles.push(obstacle(
                 format!("kernel.perf_event_paranoid is {level}"),
-                "sysctl kernel.perf_event_paranoid=2, or run with CAP_PERFMON",
+                "sysctl kernel.perf_event_paranoid=1, or run with CAP_PERFMON",
             ));
         }
         Some(_) => {}
@@ -195,11 +195,17 @@ fn perf(facts: &Facts) -> Vec<Obstacle> {
         Tracefs::At(_) => {}
         Tracefs::Closed(path) => obstacles.push(obstacle(
             format!("{} is closed to this user", path.display()),
-            format!("as root: mount -o remount,mode=755 {}", path.display()),
+            format!(
+                "as root: mount -o remount,mode=755,gid=GROUP {}, GROUP being one of this user",
+                path.display()
+            ),
         )),
+        // It is mounted out of everybody's sight, for as long as it takes to read it.
+        Tracefs::NotMounted if facts.may(CAP_SYS_ADMIN) => {}
         Tracefs::NotMounted => obstacles.push(obstacle(
             "tracefs is not mounted",
-            "as root: mount -t tracefs tracefs /sys/kernel/tracing",
+            "as root: mount -t tracefs -o mode=755,gid=GROUP tracefs /sys/kernel/tracing, GROUP being one of this user; or \
+             run with CAP_SYS_ADMIN",
         )),
         Tracefs::WithoutSyscalls(path) => obstacles.push(obstacle(
             format!("{} has no tracepoints on system calls", path.display()),
@@ -261,7 +267,7 @@ mod tests {
         Facts {
             uid: 1000,
             capabilities: 0,
-            perf_event_paranoid: Some(2),
+            perf_event_paranoid: Some(1),
             tracefs: Tracefs::At("/sys/kernel/tracing".into()),
             strace: Strace::WithStacks,
             ptrace_scope: Some(0),
@@ -290,13 +296,13 @@ mod tests {
     #[test]
     fn every_obstacle_comes_with_its_remedy() {
         let cases = [
-            (Facts { perf_event_paranoid: Some(4), ..open() }, Tier::Perf, "perf_event_paranoid=2"),
+            (Facts { perf_event_paranoid: Some(4), ..open() }, Tier::Perf, "perf_event_paranoid=1"),
             (Facts { perf_event_paranoid: None, ..open() }, Tier::Perf, "CONFIG_PERF_EVENTS"),
             (Facts { tracefs: Tracefs::NotMounted, ..open() }, Tier::Perf, "mount -t tracefs"),
             (
                 Facts { tracefs: Tracefs::Closed("/sys/kernel/tracing".into()), ..open() },
                 Tier::Perf,
-                "mount -o remount,mode=755 /sys/kernel/tracing",
+                "mount -o remount,mode=755,gid=GROUP /sys/kernel/tracing",
             ),
             (
                 Facts { tracefs: Tracefs::WithoutSyscalls("/t".into()), ..open() },
@@ -332,6 +338,14 @@ mod tests {
         }
         let may = Facts { capabilities: 1 << CAP_SYS_PTRACE, ..strict };
         assert_eq!(chosen(&may), Some(Tier::Strace));
+    }
+
+    #[test]
+    fn who_may_mount_needs_no_mount() {
+        let unmounted = Facts { tracefs: Tracefs::NotMounted, ..open() };
+        assert_eq!(chosen(&unmounted), Some(Tier::Strace));
+        let may = Facts { capabilities: 1 << CAP_SYS_ADMIN, ..unmounted };
+        assert_eq!(chosen(&may), Some(Tier::Perf));
     }
 
     #[test]

@@ -4,6 +4,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
 use super::tier::Tracefs;
 
 /// Where tracefs is mounted on its own, and where inside debugfs
@@ -16,6 +19,30 @@ const WITNESS: &str = "events/syscalls/sys_exit_mmap/id";
 /// Looks for tracefs at its usual places.
 pub fn find() -> Tracefs {
     find_in(&PLACES.map(PathBuf::from))
+}
+
+/// Calls `read` with a tracefs: the one that is mounted, or else one that is mounted for the moment, by a thread in a mount
+/// namespace of its own, which takes it away when it ends. Nobody else ever sees that one; it takes CAP_SYS_ADMIN.
+pub fn with_mounted<T: Send>(read: impl FnOnce(&Path) -> io::Result<T> + Send) -> io::Result<T> {
+    if let Tracefs::At(path) = find() {
+        return read(&path);
+    }
+    let apart = || -> io::Result<T> {
+        let place = Path::new(PLACES[0]);
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        let none: Option<&Path> = None;
+        // Without this a mount would be passed on to the namespace that this one is a copy of.
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+        mount(Some("tracefs"), place, Some("tracefs"), MsFlags::empty(), none)?;
+        read(place)
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("tracefs".to_owned());
+        thread
+            .spawn_scoped(scope, apart)?
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the thread that reads tracefs has panicked")))
+    })
 }
 
 fn find_in(places: &[PathBuf]) -> Tracefs {

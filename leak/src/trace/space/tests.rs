@@ -238,3 +238,15 @@ fn a_heap_that_nobody_told_of_grows_from_its_first_call_on() {
     space.brk(0x10_0000, 1);
     assert_eq!(space.total_bytes(), 0);
 }
+
+#[test]
+fn holes_make_no_more_regions_than_there_is_room_for() {
+    let mut space = Space::new(PAGE, 3);
+    space.map(pages(10, 20), 1u8);
+    (0..10).for_each(|i| {
+        space.unmap(pages(10 + 2 * i, 1));
+    });
+    assert!(space.region_count() <= 3);
+    assert!(space.untracked_bytes() > 0);
+    assert!(space.total_bytes() + space.untracked_bytes() >= 10 * PAGE);
+}

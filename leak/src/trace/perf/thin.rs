@@ -1,0 +1,182 @@
+//! When there are too many calls to follow each of them. Pure.
+//!
+//! A process that maps and unmaps ten thousands of times per second does so with few lengths, and what it maps that way
+//! it soon unmaps; memory that stays is mapped more rarely, and mostly with other lengths. So the most frequent lengths
+//! are followed by sample, the others one by one. The kernel picks them out: a filter costs a tenth of a record.
+
+use std::collections::HashMap;
+
+/// How many lengths a filter names at most: the kernel evaluates them one after the other.
+const MAX_LENGTHS: usize = 8;
+
+/// Which calls are followed by sample only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Thinning {
+    /// Lengths in bytes that are sampled, the most frequent first.
+    pub(super) lengths: Vec<u64>,
+    /// Of calls with these lengths one in so many is followed.
+    pub(super) one_in: u32,
+    /// Of all others, one in so many.
+    pub(super) rest_one_in: u32,
+}
+
+/// Calls seen by length, over some time.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Census {
+    calls: HashMap<u64, u64>,
+    total: u64,
+}
+
+impl Census {
+    /// A call for `len_bytes` was seen that stands for `weight` of its kind.
+    pub(super) fn add(&mut self, len_bytes: u64, weight: u32) {
+        // More lengths than this are no candidates for a filter.
+        if self.calls.len() < 65_536 || self.calls.contains_key(&len_bytes) {
+            *self.calls.entry(len_bytes).or_default() += u64::from(weight);
+        }
+        self.total += u64::from(weight);
+    }
+
+    /// Calls seen, of which the kernel could write down only some.
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// So many calls were not written down: their lengths are taken to be like those of the others.
+    pub(super) fn miss(&mut self, calls: u64) {
+        let known = self.total.max(1);
+        for count in self.calls.values_mut() {
+            *count += (*count as f64 * calls as f64 / known as f64) as u64;
+        }
+        self.total += calls;
+    }
+
+    /// What to sample so that stacks of at most `max_per_s` calls are taken per second; `None` if nothing needs to be.
+    /// `seconds` is how long the census took.
+    pub(super) fn thinning(&self, seconds: f64, max_per_s: u32) -> Option<Thinning> {
+        let max = f64::from(max_per_s.max(4));
+        let per_s = |calls: u64| calls as f64 / seconds.max(1e-3);
+        if per_s(self.total) <= max {
+            return None;
+        }
+        let mut by_calls: Vec<(u64, u64)> = self.calls.iter().map(|(&len, &n)| (len, n)).collect();
+        by_calls.sort_by_key(|&(len, calls)| (std::cmp::Reverse(calls), len));
+        let mut lengths = Vec::new();
+        let mut rest = self.total;
+        for (len_bytes, calls) in by_calls.into_iter().take(MAX_LENGTHS) {
+            // A fifth of the budget leaves the others room to grow.
+            if per_s(rest) <= max / 5.0 {
+                break;
+            }
+            lengths.push(len_bytes);
+            rest -= calls;
+        }
+        // A tenth of the budget for what comes and goes, half of it for the rest.
+        let one_in = |calls: u64, share: f64| (per_s(calls) / (max * share)).ceil().max(1.0) as u32;
+        Some(Thinning {
+            one_in: one_in(self.total - rest, 0.1),
+            rest_one_in: one_in(rest, 0.5),
+            lengths,
+        })
+    }
+}
+
+impl Thinning {
+    /// A filter for calls that are followed one by one; `field` is the length.
+    pub(super) fn others(&self, field: &str) -> String {
+        self.filter(field, "!=", "&&")
+    }
+
+    /// A filter for calls that are sampled.
+    pub(super) fn sampled(&self, field: &str) -> String {
+        self.filter(field, "==", "||")
+    }
+
+    fn filter(&self, field: &str, operator: &str, link: &str) -> String {
+        let terms: Vec<String> =
+            self.lengths.iter().map(|len| format!("{field} {operator} {len}")).collect();
+        terms.join(&format!(" {link} "))
+    }
+
+    /// How many calls one for `len_bytes` stands for.
+    pub(super) fn weight(&self, len_bytes: u64) -> u32 {
+        if self.lengths.contains(&len_bytes) { self.one_in } else { self.rest_one_in }
+    }
+
+    /// What a reader must know: a sentence.
+    pub(super) fn remark(&self) -> String {
+        let lengths: Vec<String> = self.lengths.iter().map(|len| format!("{len} B")).collect();
+        let rest = match self.rest_one_in {
+            1 => "all others were followed one by one".to_owned(),
+            n => format!("of all others 1 in {n} was followed"),
+        };
+        format!(
+            "Too many calls to follow each: of mappings of {} 1 in {} was followed, {rest}. What is gone is told from \
+             /proc/PID/maps; numbers of munmap, mremap and brk calls are estimates.",
+            lengths.join(", "),
+            self.one_in
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_churn_of_one_length_is_sampled_and_the_leak_beside_it_is_not() {
+        let mut census = Census::default();
+        (0..7_500).for_each(|_| census.add(65_536, 1));
+        (0..8).for_each(|_| census.add(151_552, 1));
+        let thinning = census.thinning(0.1, 2_000).unwrap();
+        assert_eq!(thinning.lengths, [65_536]);
+        assert_eq!((thinning.one_in, thinning.rest_one_in), (375, 1));
+        assert_eq!(thinning.others("length"), "length != 65536");
+        assert_eq!((thinning.weight(65_536), thinning.weight(151_552)), (375, 1));
+        assert!(thinning.remark().contains("65536 B 1 in 375"), "{}", thinning.remark());
+    }
+
+    #[test]
+    fn few_calls_are_all_followed() {
+        let mut census = Census::default();
+        (0..200).for_each(|_| census.add(4_096, 1));
+        assert_eq!(census.thinning(0.1, 2_000), None);
+        assert!(census.thinning(0.05, 2_000).is_some());
+    }
+
+    #[test]
+    fn calls_that_were_missed_are_like_the_others() {
+        let mut census = Census::default();
+        (0..90).for_each(|_| census.add(65_536, 1));
+        (0..10).for_each(|_| census.add(4_096, 1));
+        census.miss(900);
+        assert_eq!(census.total(), 1_000);
+        let thinning = census.thinning(0.1, 2_000).unwrap();
+        assert_eq!((thinning.lengths, thinning.rest_one_in), (vec![65_536, 4_096], 1));
+    }
+
+    proptest! {
+        #[test]
+        fn the_budget_is_kept_whatever_the_lengths(
+            calls in proptest::collection::vec((1u64..50, 1u32..2_000), 1..100), max in 4u32..5_000,
+        ) {
+            let mut census = Census::default();
+            for &(len, n) in &calls {
+                census.add(len, n);
+            }
+            match census.thinning(1.0, max) {
+                None => prop_assert!(census.total() <= u64::from(max)),
+                Some(thinning) => {
+                    prop_assert!(thinning.lengths.len() <= MAX_LENGTHS);
+                    let taken: f64 = calls
+                        .iter()
+                        .map(|&(len, n)| f64::from(n) / f64::from(thinning.weight(len)))
+                        .sum();
+                    prop_assert!(taken <= f64::from(max), "{taken} of {max}");
+                }
+            }
+        }
+    }
+}
