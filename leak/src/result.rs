@@ -115,6 +115,7 @@ pub struct MitigationResult {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::Basis;
 
     fn result() -> ReproResult {
         ReproResult {
@@ -144,6 +145,7 @@ mod tests {
                 count: None,
                 share: 0.0,
                 stack: None,
+                basis: Basis::Address,
             }],
             signature: Some(SignatureRef {
                 id: "vllm#24264".into(),
