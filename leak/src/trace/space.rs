@@ -10,11 +10,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 /// The upper half of the addresses is the kernel's on every 64-bit machine that Linux runs on.
 const MAX_ADDRESS: u64 = i64::MAX as u64;
 
 /// Whole pages, the end excluded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Span {
     /// First address.
     pub start: u64,
