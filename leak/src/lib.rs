@@ -1,20 +1,22 @@
 //! Watches memory from outside: how many bytes a process gains per unit of work, whether it stops, and who holds them.
 //!
-//! It is a library of pure judgements around a thin reader of `/proc`. It is no profiler (it needs no cooperation of
-//! the process and sees no stacks), it starts no processes, and it knows neither UCX nor HTTP: whoever runs the cluster
-//! hands in process ids and counters of work.
+//! It is a library of pure judgements around a thin reader of `/proc` and a tracer of system calls. It is no profiler (it
+//! needs no cooperation of the process, and sees only code that maps memory), it starts no processes, and it knows
+//! neither UCX nor HTTP: whoever runs the cluster hands in process ids and counters of work.
 //!
 //! - [`work`]: counters of work, the axis that slopes are given on.
 //! - [`sampler`]: reads a process; [`sample`]: one reading of memory and work; [`csv`]: `samples.csv`.
 //! - [`gauge`]: which number of a reading is judged: bytes, or a count of something held.
 //! - [`smaps`], [`layout`]: the mappings of a process and what holds them; [`descriptors`]: its open files by kind.
-//! - [`ledger`]: growth by owner; [`attribution`]: all evidence put into it; [`evidence`]: what the process's own counters prove about it.
+//! - [`ledger`]: growth by owner; [`evidence`]: what the process's own counters prove about it; [`attribution`]: all
+//!   evidence put into one ledger.
 //! - [`estimate`]: from readings to a slope with its interval. [`verdict`]: from there to leak, clean or inconclusive.
 //!   Start here: [`verdict::judge`].
 //! - [`scenario`]: what to run and what must come out, as strict TOML. [`result`]: `result.json`.
 //! - [`trace`]: who maps the memory that is gained, by stack.
 //! - [`stacks`]: growth by stack, and whose it is.
-//! - [`signature`]: known bugs by their stacks and by the growth they cause, from `signatures.toml`. [`explain`]: all of it in words.
+//! - [`signature`]: known bugs by their stacks and by the growth they cause, from `signatures.toml`. [`explain`]: all of
+//!   it in words.
 //! - [`version`]: UCX versions and ranges of them.
 
 pub mod attribution;

@@ -120,30 +120,35 @@ impl Watched {
 
     /// Resident memory by class. `kv_pool` is where the process has said that its KV pool lies.
     pub fn layout(&self, kv_pool: Option<Range>) -> Result<Layout, SampleError> {
-        Ok(self.survey(&Told { kv_pool, regions: Vec::new() }, &[])?.layout)
+        Ok(self.survey(&Told { kv_pool, regions: Vec::new() })?.layout)
     }
 
-    /// Resident memory by class, and how much of each of `owned` is resident, by class, too: all of one reading of the
-    /// mappings. `owned` are groups of spans, one per owner.
-    pub fn survey(&self, told: &Told, owned: &[&[Span]]) -> Result<Survey, SampleError> {
+    /// Resident memory by class and by address, of one reading of the mappings. `told` is what the process has said.
+    pub fn survey(&self, told: &Told) -> Result<Survey, SampleError> {
         let mappings = smaps::read(BufReader::new(self.open_file("smaps")?))
             .map_err(|error| from_io(self.pid, "smaps", error))?;
         if mappings.is_empty() {
             return Err(SampleError::Gone { pid: self.pid });
         }
-        let mut pages = PageTable::of(self);
         let segments = Segments::of(&mappings, told);
+        let mut pages = PageTable::of(self);
         let layout = Layout::of(&mappings, &segments, |span| pages.resident_bytes(span));
+        Ok(Survey { layout, segments })
+    }
+
+    /// How much of each group of spans is resident now, by the class of what it lies in according to `survey`. What was
+    /// mapped after the survey counts for nothing, so that the survey's bytes are never exceeded by much, however long
+    /// it has taken to find the spans.
+    pub fn resident(&self, survey: &Survey, groups: &[&[Span]]) -> Vec<BTreeMap<Class, u64>> {
+        let mut pages = PageTable::of(self);
         let mut resident = |spans: &&[Span]| {
             let mut by_class = BTreeMap::new();
-            for (part, class) in spans.iter().flat_map(|span| segments.under(*span)) {
-                let bytes = pages.resident_bytes(part).unwrap_or(0);
-                *by_class.entry(class).or_default() += bytes;
+            for (part, class) in spans.iter().flat_map(|span| survey.segments.under(*span)) {
+                *by_class.entry(class).or_default() += pages.resident_bytes(part).unwrap_or(0);
             }
             by_class
         };
-        let owned = owned.iter().map(&mut resident).collect();
-        Ok(Survey { layout, owned })
+        groups.iter().map(&mut resident).collect()
     }
 
     /// Its open file descriptors by kind. One that is closed while they are listed is left out.
@@ -180,8 +185,8 @@ impl Watched {
 pub struct Survey {
     /// By class.
     pub layout: Layout,
-    /// Resident bytes of each group of spans asked for, by the class of what they lie in.
-    pub owned: Vec<BTreeMap<Class, u64>>,
+    /// By address.
+    pub segments: Segments,
 }
 
 /// The page table of a process, opened once for many ranges. A process that may not be read has none.

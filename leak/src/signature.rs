@@ -204,10 +204,27 @@ pub fn recognise<'a>(
     finding: &Finding<'_>,
 ) -> Option<(&'a Signature, Proof)> {
     let by = |proof: Proof| {
-        let found = signatures.iter().find(|signature| signature.proof(finding) == Some(proof));
-        found.map(|signature| (signature, proof))
+        signatures.iter().filter(move |signature| signature.proof(finding) == Some(proof))
     };
-    by(Proof::Stack).or_else(|| by(Proof::Growth))
+    let stack = closest(by(Proof::Stack), finding.stack.unwrap_or_default());
+    let stack = stack.map(|signature| (signature, Proof::Stack));
+    stack.or_else(|| by(Proof::Growth).next().map(|signature| (signature, Proof::Growth)))
+}
+
+/// Of `signatures` that have the stack `frames` (innermost first), the one whose pattern says most; the first of equals.
+pub fn closest<'a>(
+    signatures: impl Iterator<Item = &'a Signature>,
+    frames: &[Frame],
+) -> Option<&'a Signature> {
+    let mut best: Option<(usize, &Signature)> = None;
+    for signature in signatures {
+        let matching = signature.stacks.iter().filter(|stack| stack.matches(frames));
+        let Some(weight) = matching.map(StackPattern::frame_count).max() else { continue };
+        if best.is_none_or(|(most, _)| weight > most) {
+            best = Some((weight, signature));
+        }
+    }
+    best.map(|(_, signature)| signature)
 }
 
 impl Signature {

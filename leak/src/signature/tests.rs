@@ -91,7 +91,9 @@ fn a_stack_is_recognised_whatever_the_slope_and_goes_before_it() {
         ..traced
     };
     assert_eq!(by(&any_process), Some(("vllm#24264".to_string(), Proof::Stack)));
-    let newer = Finding { ucx: Some(UcxVersion::new(1, 22, 0)), ..traced };
+    let mut tree = queue.clone();
+    tree.insert(5, frames(&["ucs_interval_tree_insert_slow@libucs.so.0"]).remove(0));
+    let newer = Finding { ucx: Some(UcxVersion::new(1, 22, 0)), stack: Some(&tree), ..traced };
     assert_eq!(by(&newer), Some(("ucx#11248".to_string(), Proof::Stack)));
     let older = Finding { ucx: Some(UcxVersion::new(1, 16, 0)), ..traced };
     assert_eq!(by(&older), None);

@@ -1,7 +1,7 @@
 //! From a stack to the name of its owner.
 
 use super::pattern::FramePattern;
-use crate::signature::Signature;
+use crate::signature::{Signature, closest};
 use crate::trace::Frame;
 use crate::version::UcxVersion;
 
@@ -17,15 +17,13 @@ pub struct Namer<'a> {
 }
 
 impl Namer<'_> {
-    /// The known owner of what `frames` has mapped, if it is one.
+    /// The known owner of what `frames` has mapped, if it is one: of several, the one whose pattern says most.
     pub fn known(&self, frames: &[Frame]) -> Option<&Signature> {
-        self.signatures.iter().find(|signature| {
-            let version = match (signature.ucx, self.ucx) {
-                (Some(range), Some(version)) => range.contains(version),
-                _ => true,
-            };
-            version && signature.has_stack(frames)
-        })
+        let affected = self.signatures.iter().filter(|signature| match (signature.ucx, self.ucx) {
+            (Some(range), Some(version)) => range.contains(version),
+            _ => true,
+        });
+        closest(affected, frames)
     }
 
     /// The name of the owner of what `frames` (innermost first) has mapped: a known one, or the first function that is
@@ -64,7 +62,6 @@ pub fn short(frame: &Frame) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::signature::Known;
     use crate::stacks::fixture::{INVALIDATION_QUEUE, frames};
 
@@ -80,6 +77,16 @@ mod tests {
         assert_eq!(name(INVALIDATION_QUEUE, Some("1.19.0")), queue);
         assert_eq!(name(INVALIDATION_QUEUE, None), queue, "a process that tells no version");
         assert_ne!(name(INVALIDATION_QUEUE, Some("1.16.0")), queue);
+    }
+
+    #[test]
+    fn the_tree_of_later_versions_is_told_from_the_queue() {
+        let mut tree = frames(INVALIDATION_QUEUE);
+        tree.insert(5, frames(&["ucs_interval_tree_insert_slow@libucs.so.0"]).remove(0));
+        let known = Known::builtin();
+        let owner = "UCX registration cache, invalidation tree";
+        assert_eq!(known.namer(None).name(&tree).as_deref(), Some(owner));
+        assert_eq!(known.namer("1.22.0".parse().ok()).name(&tree).as_deref(), Some(owner));
     }
 
     #[test]

@@ -100,6 +100,11 @@ impl StackPattern {
         Ok(StackPattern { runs })
     }
 
+    /// How many frames it names: of two patterns that match, the one with more says more.
+    pub fn frame_count(&self) -> usize {
+        self.runs.iter().map(Vec::len).sum()
+    }
+
     /// Whether `frames`, innermost first, hold the pattern. Taking the first place where a run fits leaves the most for
     /// those after it.
     pub fn matches(&self, frames: &[Frame]) -> bool {
