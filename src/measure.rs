@@ -7,11 +7,13 @@ use std::time::SystemTime;
 
 use pdlab_bench::cluster::up::{self, Addresses, UpArgs};
 use pdlab_bench::cluster::{ClusterError, Patience};
-use pdlab_bench::repro::{self, Exit, Host, Progress, ReproArgs, ReproError};
+use pdlab_bench::repro::tracing::Tracing;
+use pdlab_bench::repro::{self, Exit, Host, Progress, ReproArgs, ReproError, Trace};
 use pdlab_bench::run_dir::RunDir;
 use pdlab_bench::serve;
 use pdlab_engine::Model;
 use pdlab_leak::scenario::Transport;
+use pdlab_leak::trace::{probe, tier};
 use pdlab_transport::builds::BuildSpec;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +29,7 @@ pub(crate) fn repro(args: &ReproArgs) -> Result<(), Failure> {
         program: program()?,
         ucx: find_ucx(scenario.transport, Some(&scenario.ucx))?,
         patience: Patience::default(),
+        tracing: tracing(args.overrides.trace)?,
     };
     let dir = RunDir::create(args.out.as_deref(), &scenario.name, SystemTime::now())
         .map_err(Failure::environment)?;
@@ -116,6 +119,11 @@ pub(crate) fn interruptible<T>(
         waiting.abort();
         outcome
     })
+}
+
+/// What a mode of tracing means on this machine.
+pub(crate) fn tracing(mode: Trace) -> Result<Tracing, Failure> {
+    Tracing::choose(mode, &tier::assess(&probe::facts(None))).map_err(repro_failure)
 }
 
 /// The build that the roles are to open, as a path, so that every role opens the same.

@@ -17,7 +17,10 @@ pub(crate) struct ReportArgs {
     /// Directory of a run, such as runs/20261123T144016Z-ucx-rcache-invq
     #[arg(value_name = "RUN")]
     run: PathBuf,
-    /// Write the page here [default: RUN/report.html]
+    /// Directory of a second run of the same kind: the page then shows what differs from the first
+    #[arg(value_name = "RUN2")]
+    other: Option<PathBuf>,
+    /// Write the page here [default: RUN/report.html, or RUN2/difference.html]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Print where the page is as JSON
@@ -36,6 +39,10 @@ struct Written<'a> {
 
 /// `pdlab report`. The page of a zoo links to those of its runs, which are made first.
 pub(crate) fn run(args: &ReportArgs) -> Result<(), Failure> {
+    if let Some(other) = &args.other {
+        let document = page::load_two(&args.run, other).map_err(Failure::bad_input)?;
+        return finish(args, &document, other.join(page::DIFFERENCE));
+    }
     if let Document::Zoo(zoo) = page::load(&args.run).map_err(Failure::bad_input)? {
         for row in &zoo.scenarios {
             let dir = args.run.join(&row.scenario);
@@ -46,8 +53,13 @@ pub(crate) fn run(args: &ReportArgs) -> Result<(), Failure> {
         }
     }
     let document = page::load(&args.run).map_err(Failure::bad_input)?;
+    finish(args, &document, args.run.join(page::FILE))
+}
+
+/// Writes `document` to where it was asked for, or else to `default`, and says so.
+fn finish(args: &ReportArgs, document: &Document, default: PathBuf) -> Result<(), Failure> {
     let html = document.render();
-    let page = args.out.clone().unwrap_or_else(|| args.run.join(page::FILE));
+    let page = args.out.clone().unwrap_or(default);
     write(&page, &html)?;
     let notes = document.notes();
     notes.iter().for_each(|note| eprintln!("note: {note}"));

@@ -6,6 +6,7 @@ use pdlab_bench::cluster::Patience;
 use pdlab_bench::gate::baseline::Baseline;
 use pdlab_bench::gate::{self, GateArgs, GateError};
 use pdlab_bench::repro::options::ucx_variables;
+use pdlab_bench::repro::tracing::Tracing;
 use pdlab_bench::repro::{Exit, Host, Progress};
 use pdlab_bench::run_dir::RunDir;
 use pdlab_bench::zoo::calibrate::{self, CalibrateArgs, CalibrationReport};
@@ -15,7 +16,9 @@ use pdlab_engine::Model;
 use pdlab_leak::scenario::Scenario;
 
 use crate::exit::Failure;
-use crate::measure::{environment, find_ucx, finish, interruptible, program, say, say_json};
+use crate::measure::{
+    environment, find_ucx, finish, interruptible, program, say, say_json, tracing,
+};
 
 /// `pdlab zoo`.
 pub(crate) fn zoo(args: &ZooArgs) -> Result<(), Failure> {
@@ -40,6 +43,8 @@ fn run(args: &ZooRunArgs) -> Result<(), Failure> {
     let inherited = ucx_variables(&environment());
     let scenarios = args.scenarios(&inherited).map_err(Failure::bad_input)?;
     let out = RunDir::place(args.out.as_deref(), "zoo", SystemTime::now());
+    let tracing = tracing(args.trace)?;
+    let host = |scenario: &Scenario| host(scenario, &tracing);
     let width = scenarios.iter().map(|scenario| scenario.name.len()).max().unwrap_or(0);
     let mut progress = Progress::stderr();
     let report = interruptible(async |cancel| {
@@ -68,6 +73,8 @@ fn calibrate(args: &CalibrateArgs) -> Result<(), Failure> {
     let trials = args.trials().map_err(Failure::bad_input)?;
     let asked = trials.len();
     let out = RunDir::place(args.out.as_deref(), "calibrate", SystemTime::now());
+    let untraced = Tracing::off("hundreds of runs are judged by their slopes alone");
+    let host = |scenario: &Scenario| host(scenario, &untraced);
     let outcomes = interruptible(async |cancel| {
         let ended = |outcome: &calibrate::tally::Outcome, done: usize, total: usize| {
             let verdict =
@@ -103,7 +110,8 @@ pub(crate) fn gate(args: &GateArgs) -> Result<(), Failure> {
     } else {
         Some(Baseline::load(&args.baseline, &scenario).map_err(Failure::bad_input)?)
     };
-    let host = host(&scenario).map_err(Failure::environment)?;
+    let tracing = tracing(args.run.overrides.trace)?;
+    let host = host(&scenario, &tracing).map_err(Failure::environment)?;
     let dir = RunDir::create(args.run.out.as_deref(), &scenario.name, SystemTime::now())
         .map_err(Failure::environment)?;
     let files = gate::Files {
@@ -128,7 +136,7 @@ pub(crate) fn gate(args: &GateArgs) -> Result<(), Failure> {
 }
 
 /// Where `scenario` can run, or why it cannot.
-fn host(scenario: &Scenario) -> Result<Host, String> {
+fn host(scenario: &Scenario, tracing: &Tracing) -> Result<Host, String> {
     let told = |failure| match failure {
         Failure::BadInput(why) | Failure::Environment(why) => why,
         Failure::Said(code) => format!("exit code {code}"),
@@ -138,6 +146,7 @@ fn host(scenario: &Scenario) -> Result<Host, String> {
         program: program().map_err(told)?,
         ucx: find_ucx(scenario.transport, Some(&scenario.ucx)).map_err(told)?,
         patience: Patience::default(),
+        tracing: tracing.clone(),
     })
 }
 

@@ -65,6 +65,14 @@ fn a_real_run_has_a_page_and_so_has_what_is_left_of_it() {
     assert!(pdlab(&["report", "run", "--out", "page.html"], dir).status.success());
     assert_eq!(fs::read_to_string(dir.join("page.html")).unwrap(), page);
 
+    // Beside itself: nothing differs, and no stacks were taken where nobody could.
+    let two = pdlab(&["report", "run", "run", "--json"], dir);
+    let said: Value = serde_json::from_slice(&two.stdout).unwrap();
+    assert_eq!(said["page"], "run/difference.html");
+    let page_of_two = fs::read_to_string(dir.join("run/difference.html")).unwrap();
+    assert!(page_of_two.contains("<title>run against run</title>"), "{page_of_two}");
+    fails(&["report", "run", "nowhere"], dir, 2, &["nowhere"]);
+
     // Nothing but a page is overwritten.
     let samples = fs::read_to_string(dir.join("run/samples.csv")).unwrap();
     let onto = ["report", "run", "--out", "run/samples.csv"];

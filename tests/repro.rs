@@ -97,6 +97,65 @@ fn ucx_1_19_leaks_144_bytes_per_unmap() {
     moved_kv(&result);
 }
 
+/// Whether the perf tier applies here; says why it is skipped if not.
+fn can_trace() -> bool {
+    use pdlab_leak::trace::{probe, tier};
+    let perf = tier::assess(&probe::facts(None)).into_iter().find(|a| a.tier == tier::Tier::Perf);
+    let perf = perf.unwrap();
+    perf.obstacles.iter().for_each(|obstacle| eprintln!("skipped: {obstacle}"));
+    perf.usable()
+}
+
+/// The rows of the ledger add up to what smaps says, to the byte.
+fn balances(result: &Value) -> i64 {
+    let ledger = &result["ledger"];
+    let number = |value: &Value| value.as_i64().unwrap();
+    let rows = ledger["rows"].as_array().unwrap();
+    let sum: i64 = rows.iter().map(|row| number(&row["bytes"])).sum();
+    assert_eq!(sum, number(&ledger["end_bytes"]) - number(&ledger["start_bytes"]), "{ledger}");
+    sum
+}
+
+#[test]
+fn the_stack_that_grows_the_queue_of_ucx_1_19_is_found() {
+    if !has_ucx("1.19.0") || !can_trace() {
+        return;
+    }
+    let (code, result, text) = repro(&["--trace", "on", "--unmaps", "150000"]);
+    assert_eq!((code, &result["verdict"]), (Some(0), &"leak".into()), "{result}");
+    assert!(balances(&result) > 144 * 140_000, "{result}");
+    let owner = &result["owners"][0];
+    assert_eq!(owner["name"], "UCX registration cache, invalidation queue");
+    assert_eq!(owner["basis"], "stack", "{result}");
+    let stack: Vec<&str> =
+        owner["stack"].as_array().unwrap().iter().map(|frame| frame.as_str().unwrap()).collect();
+    let at = |function: &str| stack.iter().position(|frame| frame.starts_with(function));
+    let (grow, callback) = (at("ucs_mpool_grow"), at("ucs_rcache_unmapped_callback"));
+    assert!(grow.is_some() && grow < callback, "{stack:?}");
+    assert_eq!(result["signature"]["id"], "vllm#24264");
+    assert_eq!(result["signature"]["proof"], "stack");
+    assert!(result["explained_ratio"].as_f64().unwrap() >= 0.95, "{result}");
+    assert_eq!(result["trace"]["tier"], "perf");
+    assert!(result["trace"]["samples"].as_u64().unwrap() > 0, "{result}");
+    for words in ["ledger of decode-0", "ucs_rcache_unmapped_callback", "stacks.folded"] {
+        assert!(text.contains(words), "{words} is not in {text}");
+    }
+}
+
+#[test]
+fn without_a_trace_the_ledger_balances_and_says_why_there_are_no_stacks() {
+    let run = ["region-kept", "--transport", "tcp", "--unmaps", "600", "--trace", "off"];
+    // What TCP keeps beside the buffers is less than UCX does, which is what the scenario foresees.
+    let (_, result, text) = repro(&run);
+    assert_eq!(result["verdict"], "leak", "{result}");
+    balances(&result);
+    let owner = &result["owners"][0];
+    assert_eq!((&owner["name"], &owner["basis"]), (&"memory regions".into(), &"address".into()));
+    assert!(result["explained_ratio"].as_f64().unwrap() >= 0.95, "{result}");
+    assert_eq!(result["trace"]["why_not"], "--trace off");
+    assert!(text.contains("No stacks: --trace off"), "{text}");
+}
+
 /// A registration per transfer would hide the leak, and this UCX is quick to make one.
 #[test]
 fn ucx_1_20_1_leaks_because_no_transfer_registers_anything() {
@@ -165,7 +224,7 @@ fn bad_input_is_named_and_leaves_nothing() {
     fails(&["--transport", "pigeon"], 2, &["pigeon"]);
     fails(&["--set", "NOVALUE"], 2, &["NOVALUE"]);
     fails(&["--unmaps", "0"], 2, &["unmaps"]);
-    fails(&["--trace", "on"], 3, &["trac"]);
+    fails(&["--trace", "maybe"], 2, &["maybe", "auto"]);
 
     let scratch = tempfile::tempdir().unwrap();
     let file = scratch.path().join("mine.toml");

@@ -45,6 +45,14 @@ pub struct AddressRange {
     pub len_bytes: u64,
 }
 
+/// Where the memory lies that a role has registered with its transport: `GET /pdlab/regions`. Apart from the snapshot,
+/// which is asked for many times per second, because there may be tens of thousands.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Regions {
+    /// The regions, the KV pool among them.
+    pub regions: Vec<AddressRange>,
+}
+
 /// Counters of work. A role leaves at zero what it does not do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Work {

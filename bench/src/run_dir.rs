@@ -7,14 +7,21 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use crate::page;
+use crate::{page, repro};
 
 /// Where runs go unless `--out` says otherwise.
 const RUNS: &str = "runs";
 
 /// Files of a run, which a later run in the same directory replaces.
-const OWN_FILES: [&str; 5] =
-    ["result.json", "samples.csv", "scenario.toml", "report.txt", "gate.json"];
+const OWN_FILES: [&str; 7] = [
+    "result.json",
+    "samples.csv",
+    "scenario.toml",
+    "report.txt",
+    "gate.json",
+    repro::STACKS,
+    repro::FOLDED,
+];
 
 /// Directories of a run, likewise.
 const OWN_DIRS: [&str; 2] = ["logs", "mitigations"];
@@ -50,8 +57,10 @@ impl RunDir {
             dir.remove(sub, |path| fs::remove_dir_all(path))?;
         }
         // Others name their reports so, too.
-        if fs::read(dir.file(page::FILE)).is_ok_and(|text| page::is_page(&text)) {
-            dir.remove(page::FILE, |path| fs::remove_file(path))?;
+        for file in [page::FILE, page::DIFFERENCE] {
+            if fs::read(dir.file(file)).is_ok_and(|text| page::is_page(&text)) {
+                dir.remove(file, |path| fs::remove_file(path))?;
+            }
         }
         Ok(dir)
     }

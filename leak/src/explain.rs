@@ -8,6 +8,8 @@ use crate::signature::Signature;
 use crate::verdict::{Doubt, Judgement, Verdict, VerdictKind};
 use crate::work::Unit;
 
+pub mod owner;
+
 /// The verdict in one sentence: `LEAK. 144.0 B per unmap (95 % CI 143.9 to 144.1) over 243,000 unmaps.`
 pub fn verdict(judgement: &Judgement, axes: Axes) -> String {
     let estimate = judgement.estimate.as_ref();

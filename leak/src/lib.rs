@@ -8,14 +8,18 @@
 //! - [`sampler`]: reads a process; [`sample`]: one reading of memory and work; [`csv`]: `samples.csv`.
 //! - [`gauge`]: which number of a reading is judged: bytes, or a count of something held.
 //! - [`smaps`], [`layout`]: the mappings of a process and what holds them; [`descriptors`]: its open files by kind.
-//! - [`ledger`]: growth by owner; [`evidence`]: what the process's own counters prove about it.
+//! - [`ledger`]: growth by owner; [`evidence`]: what the process's own counters prove about it; [`attribution`]: all
+//!   evidence put into one ledger.
 //! - [`estimate`]: from readings to a slope with its interval. [`verdict`]: from there to leak, clean or inconclusive.
 //!   Start here: [`verdict::judge`].
 //! - [`scenario`]: what to run and what must come out, as strict TOML. [`result`]: `result.json`.
 //! - [`trace`]: who maps the memory that is gained, by stack. All `unsafe` of this crate is in one module of it.
-//! - [`signature`]: known bugs by the growth they cause, from `signatures.toml`. [`explain`]: all of it in words.
+//! - [`stacks`]: growth by stack, and whose it is.
+//! - [`signature`]: known bugs by their stacks and by the growth they cause, from `signatures.toml`. [`explain`]: all of
+//!   it in words.
 //! - [`version`]: UCX versions and ranges of them.
 
+pub mod attribution;
 pub mod csv;
 pub mod descriptors;
 pub mod estimate;
@@ -31,6 +35,7 @@ pub mod sampler;
 pub mod scenario;
 pub mod signature;
 pub mod smaps;
+pub mod stacks;
 pub mod trace;
 pub mod verdict;
 pub mod version;

@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::gauge::Gauge;
-use crate::ledger::Owner;
+use crate::ledger::{Balance, Owner};
 use crate::scenario::{Role, Transport};
+use crate::signature::Proof;
+use crate::stacks::Stacks;
+use crate::trace::tier::Tier;
+use crate::trace::{Confidence, Counts};
 use crate::verdict::VerdictKind;
 use crate::work::{Unit, Work};
 
@@ -55,6 +59,13 @@ pub struct ReproResult {
     pub explained_ratio: Option<f64>,
     /// Who holds the growth, the largest first.
     pub owners: Vec<Owner>,
+    /// Growth of resident memory by owner; where the gauge counts bytes, `owners` are its rows. Null in files of earlier
+    /// versions.
+    #[serde(default)]
+    pub ledger: Option<Balance>,
+    /// How allocations were traced; null in files of earlier versions.
+    #[serde(default)]
+    pub trace: Option<TraceNote>,
     /// The known bug that it looks like.
     pub signature: Option<SignatureRef>,
     /// Largest growth among the roles that make no churn, divided by the judged role's; null if none was measured.
@@ -80,6 +91,49 @@ pub struct ReproResult {
     pub mitigations: Vec<MitigationResult>,
 }
 
+/// How allocations were traced.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TraceNote {
+    /// The way: `perf`, `strace`; `proc` where no stacks were taken.
+    pub tier: Tier,
+    /// Why no stacks were taken, a sentence; null where they were.
+    pub why_not: Option<String>,
+    /// System calls on the address space that were seen.
+    pub samples: u64,
+    /// Records that the kernel dropped.
+    pub lost: u64,
+    /// How far the bytes can be trusted.
+    pub confidence: Confidence,
+    /// Stacks that gained or gave back something.
+    pub stacks: usize,
+    /// Bytes that are in no stack, because there were too many.
+    pub untracked_bytes: u64,
+    /// What else the reader must know.
+    pub remarks: Vec<String>,
+}
+
+impl TraceNote {
+    /// That no stacks were taken, and why.
+    pub fn off(why_not: String) -> TraceNote {
+        TraceNote { why_not: Some(why_not), ..TraceNote::of(&Stacks::default()) }
+    }
+
+    /// What was seen.
+    pub fn of(stacks: &Stacks) -> TraceNote {
+        let Counts { mmaps, munmaps, mremaps, brks, faults, lost } = stacks.counts;
+        TraceNote {
+            tier: stacks.tier,
+            why_not: None,
+            samples: mmaps + munmaps + mremaps + brks + faults,
+            lost,
+            confidence: stacks.confidence,
+            stacks: stacks.stacks.len(),
+            untracked_bytes: stacks.untracked_bytes,
+            remarks: stacks.remarks.clone(),
+        }
+    }
+}
+
 /// A known bug, by reference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignatureRef {
@@ -87,6 +141,9 @@ pub struct SignatureRef {
     pub id: String,
     /// Where it is discussed.
     pub url: String,
+    /// What it was recognised by; null in files of earlier versions.
+    #[serde(default)]
+    pub proof: Option<Proof>,
 }
 
 /// How a cure came out.
@@ -115,6 +172,7 @@ pub struct MitigationResult {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::Basis;
 
     fn result() -> ReproResult {
         ReproResult {
@@ -144,10 +202,14 @@ mod tests {
                 count: None,
                 share: 0.0,
                 stack: None,
+                basis: Basis::Address,
             }],
+            ledger: None,
+            trace: Some(TraceNote::off("it was not asked for".into())),
             signature: Some(SignatureRef {
                 id: "vllm#24264".into(),
                 url: "https://github.com/vllm-project/vllm/issues/24264".into(),
+                proof: Some(Proof::Stack),
             }),
             quiet_growth_ratio: Some(0.001),
             cost_first_us: Some(20.0),

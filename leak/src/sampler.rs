@@ -7,16 +7,19 @@
 //! A [`Watched`] keeps the process's directory in `/proc` open. The kernel ties that handle to the process and not to
 //! its number, so a reading can never come from another process that was given the same number later.
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Read};
+use std::os::unix::fs::FileExt;
 
 use procfs::ProcError;
 use procfs::process::{FDInfo, FDTarget, Process};
 
 use crate::descriptors::Descriptors;
-use crate::layout::{Layout, Range};
+use crate::layout::{Class, Layout, Range, Segments, Told};
 use crate::sample::Memory;
 use crate::smaps;
+use crate::trace::space::Span;
 
 /// A process cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -117,12 +120,35 @@ impl Watched {
 
     /// Resident memory by class. `kv_pool` is where the process has said that its KV pool lies.
     pub fn layout(&self, kv_pool: Option<Range>) -> Result<Layout, SampleError> {
+        Ok(self.survey(&Told { kv_pool, regions: Vec::new() })?.layout)
+    }
+
+    /// Resident memory by class and by address, of one reading of the mappings. `told` is what the process has said.
+    pub fn survey(&self, told: &Told) -> Result<Survey, SampleError> {
         let mappings = smaps::read(BufReader::new(self.open_file("smaps")?))
             .map_err(|error| from_io(self.pid, "smaps", error))?;
         if mappings.is_empty() {
             return Err(SampleError::Gone { pid: self.pid });
         }
-        Ok(Layout::of(&mappings, kv_pool, |range| self.resident_bytes(range).ok()))
+        let segments = Segments::of(&mappings, told);
+        let mut pages = PageTable::of(self);
+        let layout = Layout::of(&mappings, &segments, |span| pages.resident_bytes(span));
+        Ok(Survey { layout, segments })
+    }
+
+    /// How much of each group of spans is resident now, by the class of what it lies in according to `survey`. What was
+    /// mapped after the survey counts for nothing, so that the survey's bytes are never exceeded by much, however long
+    /// it has taken to find the spans.
+    pub fn resident(&self, survey: &Survey, groups: &[&[Span]]) -> Vec<BTreeMap<Class, u64>> {
+        let mut pages = PageTable::of(self);
+        let mut resident = |spans: &&[Span]| {
+            let mut by_class = BTreeMap::new();
+            for (part, class) in spans.iter().flat_map(|span| survey.segments.under(*span)) {
+                *by_class.entry(class).or_default() += pages.resident_bytes(part).unwrap_or(0);
+            }
+            by_class
+        };
+        groups.iter().map(&mut resident).collect()
     }
 
     /// Its open file descriptors by kind. One that is closed while they are listed is left out.
@@ -140,27 +166,6 @@ impl Watched {
         Ok(Descriptors::of(open.flatten().map(target)))
     }
 
-    /// How much of `range` is resident, from the page table.
-    fn resident_bytes(&self, range: Range) -> Result<u64, SampleError> {
-        /// An entry is 8 bytes, and bit 63 says "present" (<https://docs.kernel.org/admin-guide/mm/pagemap.html>).
-        const ENTRY_BYTES: u64 = 8;
-        let failed = |error| from_io(self.pid, "pagemap", error);
-        let page_bytes = procfs::page_size();
-        let (first, last) =
-            (range.base / page_bytes, (range.base + range.len_bytes).div_ceil(page_bytes));
-        let mut file = self.open_file("pagemap")?;
-        file.seek(SeekFrom::Start(first * ENTRY_BYTES)).map_err(failed)?;
-        let mut entries =
-            BufReader::with_capacity(1 << 16, file.take((last - first) * ENTRY_BYTES));
-        let mut entry = [0; ENTRY_BYTES as usize];
-        let mut present = 0;
-        for _ in first..last {
-            entries.read_exact(&mut entry).map_err(failed)?;
-            present += u64::from_ne_bytes(entry) >> 63;
-        }
-        Ok(present * page_bytes)
-    }
-
     fn text(&self, file: &'static str) -> Result<String, SampleError> {
         let mut bytes = Vec::with_capacity(4096);
         self.open_file(file)?
@@ -172,6 +177,51 @@ impl Watched {
 
     fn open_file(&self, file: &'static str) -> Result<File, SampleError> {
         self.process.open_relative(file).map_err(|error| from_procfs(self.pid, file, error))
+    }
+}
+
+/// What the memory of a process is made of, at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// By class.
+    pub layout: Layout,
+    /// By address.
+    pub segments: Segments,
+}
+
+/// The page table of a process, opened once for many ranges. A process that may not be read has none.
+struct PageTable {
+    file: Option<File>,
+    page_bytes: u64,
+    entries: Vec<u8>,
+}
+
+impl PageTable {
+    /// An entry is 8 bytes, and bit 63 says "present" (<https://docs.kernel.org/admin-guide/mm/pagemap.html>).
+    const ENTRY_BYTES: u64 = 8;
+
+    /// Entries read at a time: 64 KiB of them, for 32 MiB of address space in small pages.
+    const ENTRIES: u64 = 8192;
+
+    fn of(process: &Watched) -> PageTable {
+        let file = process.open_file("pagemap").ok();
+        PageTable { file, page_bytes: procfs::page_size(), entries: Vec::new() }
+    }
+
+    /// How much of `span` is resident; `None` if that cannot be read.
+    fn resident_bytes(&mut self, span: Span) -> Option<u64> {
+        let file = self.file.as_mut()?;
+        let (mut page, end) = (span.start / self.page_bytes, span.end.div_ceil(self.page_bytes));
+        let mut present = 0;
+        while page < end {
+            let count = (end - page).min(Self::ENTRIES);
+            self.entries.resize((count * Self::ENTRY_BYTES) as usize, 0);
+            file.read_exact_at(&mut self.entries, page * Self::ENTRY_BYTES).ok()?;
+            let (entries, _) = self.entries.as_chunks::<8>();
+            present += entries.iter().map(|entry| u64::from_ne_bytes(*entry) >> 63).sum::<u64>();
+            page += count;
+        }
+        Some(present * self.page_bytes)
     }
 }
 

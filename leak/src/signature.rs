@@ -1,18 +1,23 @@
-//! Known bugs, and how to recognise them by the growth they cause.
+//! Known bugs, and how to recognise them: by the stack that maps the memory, and by the growth they cause.
 //!
-//! The list is data: `leak/signatures.toml`, compiled in. Without a tracer the evidence is the slope per unit of work,
-//! the class of memory that grew, the UCX version, and that no cure is in force: enough to name a suspect, and the
-//! text says "looks like". A tracer adds patterns of stacks to the same list.
+//! The list is data: `leak/signatures.toml`, compiled in. A stack is evidence by itself: it names the code. Without one
+//! the evidence is the slope per unit of work, the class of memory that grew, the UCX version, and that no cure is in
+//! force: enough to name a suspect. Where a stack was seen and a bug knows its own, the two must agree, whatever the
+//! slope.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::estimate::Slope;
 use crate::evidence::Evidence;
 use crate::gauge::{Axes, Gauge};
 use crate::layout::Class;
 use crate::result::SignatureRef;
+use crate::stacks::pattern::FramePattern;
+use crate::stacks::{Namer, StackPattern};
+use crate::trace::Frame;
 use crate::verdict::VerdictKind;
 use crate::version::{UcxVersion, VersionRange};
 use crate::work::Unit;
@@ -29,6 +34,9 @@ pub struct Signature {
     pub title: String,
     /// Where it is discussed.
     pub url: String,
+    /// Where it, or the same mistake in other code, is discussed, too.
+    #[serde(default)]
+    pub related: Vec<String>,
     /// Where it is fixed, a sentence.
     pub fix: String,
     /// The UCX versions that have it. Absent: it is no bug of UCX.
@@ -46,6 +54,9 @@ pub struct Signature {
     pub class: Option<Class>,
     /// Name of the owner in the ledger.
     pub owner: String,
+    /// Stacks that map its memory, any of which is evidence. Empty where none is known.
+    #[serde(rename = "stack", default)]
+    pub stacks: Vec<StackPattern>,
     /// Settings that stop it.
     #[serde(rename = "cure", default)]
     pub cures: Vec<Cure>,
@@ -72,55 +83,206 @@ pub struct Finding<'a> {
     pub axes: Axes,
     /// The class of memory that grew most; see [`crate::ledger::Ledger::top_class`].
     pub top_class: Option<Class>,
-    /// The version that the UCX library reports; `None` where no UCX ran.
+    /// Name of the owner that gained most; `None` if nobody gained.
+    pub owner: Option<&'a str>,
+    /// The stack that mapped most of what the first owner gained, innermost first; `None` if it is not known by stack.
+    pub stack: Option<&'a [Frame]>,
+    /// The version that the UCX library reports; `None` where no UCX ran, or none that tells.
     pub ucx: Option<UcxVersion>,
     /// Environment of the process.
     pub env: &'a BTreeMap<String, String>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    signature: Vec<Signature>,
-    evidence: Vec<Evidence>,
+/// What a bug was recognised by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Proof {
+    /// The stack that maps the memory.
+    Stack,
+    /// The amount of growth per unit of work, and where the memory lies.
+    Growth,
 }
 
-fn file() -> File {
-    toml::from_str(BUILTIN).expect("the compiled-in signatures parse, a test says so")
+/// A list of known bugs that cannot be read.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum SignatureError {
+    /// It is no TOML, or has other keys than it should.
+    #[error("{file}: {reason}")]
+    File {
+        /// The file.
+        file: String,
+        /// What is wrong, with the line.
+        reason: String,
+    },
+    /// An entry contradicts itself.
+    #[error("{file}: {entry}: {reason}")]
+    Entry {
+        /// The file.
+        file: String,
+        /// The entry, by its id or owner.
+        entry: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// Everything that is known about bugs and owners.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Known {
+    /// Bugs.
+    #[serde(rename = "signature")]
+    pub signatures: Vec<Signature>,
+    /// Counters whose things take memory; see [`crate::evidence`].
+    pub evidence: Vec<Evidence>,
+    /// Frames that only hand memory on; see [`Namer`].
+    pub plumbing: Vec<FramePattern>,
+}
+
+impl Known {
+    /// What is compiled in.
+    pub fn builtin() -> &'static Known {
+        static KNOWN: LazyLock<Known> = LazyLock::new(|| {
+            Known::parse(BUILTIN, "signatures.toml")
+                .expect("the compiled-in signatures parse, a test says so")
+        });
+        &KNOWN
+    }
+
+    /// Reads `text`, which errors call `file`.
+    ///
+    /// # Errors
+    /// [`SignatureError`] names the line, or the entry and what is wrong with it.
+    pub fn parse(text: &str, file: &str) -> Result<Known, SignatureError> {
+        let known: Known = toml::from_str(text).map_err(|error| SignatureError::File {
+            file: file.to_string(),
+            reason: error.to_string(),
+        })?;
+        let wrong = |entry: &str, reason: &str| SignatureError::Entry {
+            file: file.to_string(),
+            entry: entry.to_string(),
+            reason: reason.to_string(),
+        };
+        let mut ids = BTreeSet::new();
+        for signature in &known.signatures {
+            let id = format!("signature \"{}\"", signature.id);
+            if let Some(flaw) = signature.flaw() {
+                return Err(wrong(&id, flaw));
+            }
+            if !ids.insert(&signature.id) {
+                return Err(wrong(&id, "there is another one with this id"));
+            }
+        }
+        for evidence in &known.evidence {
+            if evidence.bytes_each.is_nan() || evidence.bytes_each <= 0.0 {
+                let entry = format!("evidence of \"{}\"", evidence.owner);
+                return Err(wrong(&entry, "bytes_each must be more than 0"));
+            }
+        }
+        Ok(known)
+    }
+
+    /// Names owners of stacks in a process that runs this UCX.
+    pub fn namer(&self, ucx: Option<UcxVersion>) -> Namer<'_> {
+        Namer { signatures: &self.signatures, plumbing: &self.plumbing, ucx }
+    }
 }
 
 /// The bugs compiled in.
 pub fn known() -> Vec<Signature> {
-    file().signature
+    Known::builtin().signatures.clone()
 }
 
 /// The counters compiled in whose things take memory; see [`crate::evidence`].
 pub fn known_evidence() -> Vec<Evidence> {
-    file().evidence
+    Known::builtin().evidence.clone()
 }
 
-/// The first of `signatures` that `finding` looks like.
-pub fn recognise<'a>(signatures: &'a [Signature], finding: &Finding<'_>) -> Option<&'a Signature> {
-    signatures.iter().find(|signature| signature.matches(finding))
+/// The first of `signatures` that `finding` looks like, and by what. A stack goes before growth.
+pub fn recognise<'a>(
+    signatures: &'a [Signature],
+    finding: &Finding<'_>,
+) -> Option<(&'a Signature, Proof)> {
+    let by = |proof: Proof| {
+        signatures.iter().filter(move |signature| signature.proof(finding) == Some(proof))
+    };
+    let stack = closest(by(Proof::Stack), finding.stack.unwrap_or_default());
+    let stack = stack.map(|signature| (signature, Proof::Stack));
+    stack.or_else(|| by(Proof::Growth).next().map(|signature| (signature, Proof::Growth)))
+}
+
+/// Of `signatures` that have the stack `frames` (innermost first), the one whose pattern says most; the first of equals.
+pub fn closest<'a>(
+    signatures: impl Iterator<Item = &'a Signature>,
+    frames: &[Frame],
+) -> Option<&'a Signature> {
+    let mut best: Option<(usize, &Signature)> = None;
+    for signature in signatures {
+        let matching = signature.stacks.iter().filter(|stack| stack.matches(frames));
+        let Some(weight) = matching.map(StackPattern::frame_count).max() else { continue };
+        if best.is_none_or(|(most, _)| weight > most) {
+            best = Some((weight, signature));
+        }
+    }
+    best.map(|(_, signature)| signature)
 }
 
 impl Signature {
-    /// Whether everything that this bug states holds of `finding`. The slope's interval must overlap the bug's range:
-    /// one run's estimate may lie beside it.
-    pub fn matches(&self, finding: &Finding<'_>) -> bool {
-        let slope = finding.slope.low <= self.slope_max && finding.slope.high >= self.slope_min;
+    /// What shows that `finding` is this bug; `None` if nothing does. The slope's interval must overlap the bug's range:
+    /// one run's estimate may lie beside it. Of what is counted and is no memory, the owner must be the bug's.
+    pub fn proof(&self, finding: &Finding<'_>) -> Option<Proof> {
         let cured = self.cures.iter().any(|cure| cure.in_force(finding.env));
-        finding.verdict == VerdictKind::Leak
-            && finding.axes == Axes { gauge: self.gauge, unit: self.unit }
-            && self.ucx.is_none_or(|range| finding.ucx.is_some_and(|is| range.contains(is)))
+        let version = |unknown: bool| {
+            self.ucx.is_none_or(|range| finding.ucx.map_or(unknown, |is| range.contains(is)))
+        };
+        if finding.verdict != VerdictKind::Leak || cured {
+            return None;
+        }
+        if let Some(frames) = finding.stack.filter(|_| !self.stacks.is_empty()) {
+            return (version(true) && self.has_stack(frames)).then_some(Proof::Stack);
+        }
+        let slope = finding.slope.low <= self.slope_max && finding.slope.high >= self.slope_min;
+        let owner = self.class.is_some() || finding.owner.is_none_or(|owner| owner == self.owner);
+        let grows = finding.axes == Axes { gauge: self.gauge, unit: self.unit }
+            && version(false)
             && (self.class.is_none() || finding.top_class == self.class)
             && slope
-            && !cured
+            && owner;
+        grows.then_some(Proof::Growth)
+    }
+
+    /// Whether `frames`, innermost first, are a stack that maps its memory.
+    pub fn has_stack(&self, frames: &[Frame]) -> bool {
+        self.stacks.iter().any(|stack| stack.matches(frames))
+    }
+
+    /// What contradicts itself in it.
+    fn flaw(&self) -> Option<&'static str> {
+        let web = |url: &String| url.starts_with("https://");
+        match self {
+            _ if self.id.is_empty() || self.title.is_empty() || self.owner.is_empty() => {
+                Some("id, title and owner must say something")
+            }
+            _ if !web(&self.url) || !self.related.iter().all(web) => {
+                Some("url and related must begin with https://")
+            }
+            _ if self.slope_min.is_nan() || self.slope_max.is_nan() => {
+                Some("slope_min and slope_max must be numbers")
+            }
+            _ if self.slope_min > self.slope_max => Some("slope_min is above slope_max"),
+            _ if (self.gauge == Gauge::Held) != self.class.is_some() => Some(
+                "class is where the memory lies: it goes with the gauge \"held\" and with no other",
+            ),
+            _ if self.cures.iter().any(|cure| cure.set.is_empty()) => {
+                Some("a cure must set something")
+            }
+            _ => None,
+        }
     }
 
     /// The reference for result files.
     pub fn reference(&self) -> SignatureRef {
-        SignatureRef { id: self.id.clone(), url: self.url.clone() }
+        SignatureRef { id: self.id.clone(), url: self.url.clone(), proof: None }
     }
 }
 
@@ -139,95 +301,4 @@ impl Cure {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn slope(value: f64) -> Slope {
-        Slope { value, low: value - 0.1, high: value + 0.1 }
-    }
-
-    fn finding(env: &BTreeMap<String, String>) -> Finding<'_> {
-        Finding {
-            verdict: VerdictKind::Leak,
-            slope: slope(144.0),
-            axes: Axes { gauge: Gauge::Held, unit: Unit::Unmap },
-            top_class: Some(Class::Anonymous),
-            ucx: Some(UcxVersion::new(1, 19, 0)),
-            env,
-        }
-    }
-
-    fn id(finding: &Finding<'_>) -> Option<String> {
-        recognise(&known(), finding).map(|signature| signature.id.clone())
-    }
-
-    #[test]
-    fn the_list_is_sound() {
-        let known = known();
-        assert!(known.len() >= 2);
-        for signature in &known {
-            assert!(signature.slope_min <= signature.slope_max, "{}", signature.id);
-            assert!(signature.url.starts_with("https://"), "{}", signature.id);
-            // What UCX does, a setting of UCX may stop; what an application does, only its own repair.
-            assert_eq!(signature.ucx.is_some(), !signature.cures.is_empty(), "{}", signature.id);
-            assert_eq!(
-                signature.gauge == Gauge::Held,
-                signature.class.is_some(),
-                "{}",
-                signature.id
-            );
-        }
-        let ids: std::collections::BTreeSet<&str> =
-            known.iter().map(|signature| signature.id.as_str()).collect();
-        assert_eq!(ids.len(), known.len());
-    }
-
-    #[test]
-    fn each_bug_is_recognised_by_its_own_version() {
-        let env = BTreeMap::new();
-        assert_eq!(id(&finding(&env)).as_deref(), Some("vllm#24264"));
-        let newer =
-            Finding { ucx: Some(UcxVersion::new(1, 22, 0)), slope: slope(150.0), ..finding(&env) };
-        assert_eq!(id(&newer).as_deref(), Some("ucx#11248"));
-    }
-
-    #[test]
-    fn what_is_counted_is_recognised_by_its_gauge() {
-        let env = BTreeMap::new();
-        let axes = Axes { gauge: Gauge::Fds, unit: Unit::Reconnect };
-        let sockets =
-            Finding { axes, slope: slope(2.0), top_class: None, ucx: None, ..finding(&env) };
-        assert_eq!(id(&sockets).as_deref(), Some("nixl#2025"));
-        let leases = Finding { axes: Axes { gauge: Gauge::Leases, ..axes }, ..sockets };
-        assert_eq!(id(&leases), None);
-    }
-
-    #[test]
-    fn whatever_does_not_fit_is_not_recognised() {
-        let none = BTreeMap::new();
-        let fits = finding(&none);
-        let strangers = [
-            Finding { verdict: VerdictKind::Clean, ..fits },
-            Finding { verdict: VerdictKind::Inconclusive, ..fits },
-            Finding { slope: slope(288.0), ..fits },
-            Finding { slope: slope(20.0), ..fits },
-            Finding { axes: Axes { unit: Unit::Request, ..fits.axes }, ..fits },
-            Finding { axes: Axes { gauge: Gauge::Rss, ..fits.axes }, ..fits },
-            Finding { top_class: Some(Class::Heap), ..fits },
-            Finding { top_class: None, ..fits },
-            Finding { ucx: Some(UcxVersion::new(1, 16, 0)), ..fits },
-            Finding { ucx: None, ..fits },
-        ];
-        for stranger in strangers {
-            assert_eq!(id(&stranger), None, "{stranger:?}");
-        }
-        let cured = BTreeMap::from([("UCX_MEM_MMAP_HOOK_MODE".to_string(), "none".to_string())]);
-        assert_eq!(id(&finding(&cured)), None, "with its cure in force it must be something else");
-        let harmless =
-            BTreeMap::from([("UCX_MEM_MMAP_HOOK_MODE".to_string(), "reloc".to_string())]);
-        assert!(
-            id(&finding(&harmless)).is_some(),
-            "another value of the same variable cures nothing"
-        );
-    }
-}
+mod tests;

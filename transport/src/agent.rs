@@ -183,6 +183,13 @@ impl Agent {
         snapshot
     }
 
+    /// Where registered memory lies: first address and length of each region, in the order of their ids.
+    #[must_use]
+    pub fn regions(&self) -> Vec<(u64, u64)> {
+        let regions = self.inner.regions();
+        regions.registered.values().map(|region| (region.remote.base, region.remote.len)).collect()
+    }
+
     /// This agent's name.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -18,7 +18,7 @@ use pdlab_api::openai::{
     DetokenizeRequest, DetokenizeResponse, ModelCard, ModelList, TokenizeRequest, TokenizeResponse,
 };
 use pdlab_api::ready::Role;
-use pdlab_api::snapshot::AddressRange;
+use pdlab_api::snapshot::{AddressRange, Regions};
 use pdlab_api::tokenizer;
 use pdlab_engine::{NewRequest, RequestId};
 use pdlab_transport::Agent;
@@ -67,6 +67,7 @@ pub(crate) fn routes(front: Arc<Front>) -> Router {
         .route("/load", get(load))
         .route("/metrics", get(metrics))
         .route("/pdlab/snapshot", get(snapshot))
+        .route("/pdlab/regions", get(regions))
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(limit)
@@ -399,6 +400,12 @@ async fn snapshot(State(front): Shop) -> Response {
     snapshot.kv_pool = Some(front.kv_pool);
     front.observer.observe(&mut snapshot);
     axum::Json(snapshot).into_response()
+}
+
+async fn regions(State(front): Shop) -> Response {
+    let range = |(base, len_bytes)| AddressRange { base, len_bytes };
+    let regions = front.agent.regions().into_iter().map(range).collect();
+    axum::Json(Regions { regions }).into_response()
 }
 
 async fn unknown_route(uri: axum::http::Uri) -> ApiError {

@@ -15,8 +15,9 @@ use super::ClusterError;
 /// A role on the same machine answers in milliseconds; one that takes this long is stuck.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A snapshot has a few hundred bytes; whatever is larger than this is not one.
-const ANSWER_LIMIT_BYTES: usize = 1 << 20;
+/// A snapshot has a few hundred bytes, a list of 60,000 memory regions 3 MB; whatever is larger than
+/// this is neither.
+const ANSWER_LIMIT_BYTES: usize = 8 << 20;
 
 /// An HTTP client that keeps its connections.
 #[derive(Debug, Clone)]

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pdlab_api::ready::Role;
-use pdlab_api::snapshot::Snapshot;
+use pdlab_api::snapshot::{AddressRange, Regions, Snapshot};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -143,6 +143,15 @@ impl Cluster {
             process.check_dying().await?;
         }
         answer
+    }
+
+    /// Where the memory lies that the role at `index` has registered with its transport; nothing of
+    /// a role that does not tell, as the router.
+    pub async fn regions(&self, index: usize) -> Vec<AddressRange> {
+        let process = &self.roles[index];
+        let url = format!("{}/pdlab/regions", process.ready().http);
+        let answer = self.http.get_json::<Regions>(process.label(), &url).await;
+        answer.map_or_else(|_| Vec::new(), |answer| answer.regions)
     }
 
     /// The snapshots of all roles, in the order of [`Cluster::roles`].

@@ -35,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Patience;
 use crate::repro::report::RunReport;
+use crate::repro::tracing::Tracing;
 use crate::repro::words;
 use crate::repro::{self, Exit, Host, Progress, ReproError};
 use crate::run_dir::RunDir;
@@ -139,6 +140,8 @@ async fn measure(
         program: hosts.program.clone(),
         ucx: build.and_then(|build| hosts.ucx.get(build).cloned().flatten()),
         patience: hosts.patience,
+        // Cells are compared by what they cost.
+        tracing: Tracing::off("a matrix compares what settings cost"),
     };
     let now = SystemTime::now();
     let started = Instant::now();

@@ -7,7 +7,7 @@ use pdlab_leak::sample::Sample;
 
 use super::run::RunFiles;
 use crate::repro::attribution::attribute;
-use crate::repro::fixture::{measurement, scenario};
+use crate::repro::fixture::{measurement, scenario, traced};
 use crate::repro::report::{RunReport, Trial};
 
 /// UCX 1.19.0 that leaks 144 bytes per unmap, with one cure that works and one that cannot run.
@@ -41,8 +41,22 @@ fn make() -> RunFiles {
         result: Some(serde_json::to_string_pretty(&report).unwrap()),
         samples: Some(csv(&leak.samples)),
         scenario: Some(scenario.to_toml()),
+        stacks: None,
         cures: [(scenario.mitigations[0].name.clone(), cured_csv)].into(),
         logs: [("router".to_owned(), "WARN slow".to_owned())].into(),
+    }
+}
+
+/// The same leak, traced and without cures.
+pub(crate) fn traced_files() -> RunFiles {
+    let scenario = scenario();
+    let leak = traced(&scenario);
+    let attribution = attribute(&scenario, &leak);
+    let report = RunReport::new(&scenario, &leak, &attribution, &[], 31.4);
+    RunFiles {
+        result: Some(serde_json::to_string_pretty(&report).unwrap()),
+        stacks: Some(serde_json::to_string(leak.stacks.as_ref().unwrap()).unwrap()),
+        ..files()
     }
 }
 

@@ -6,10 +6,12 @@ use std::io;
 use std::path::Path;
 
 use super::Document;
+use super::compare::Comparison;
 use super::error::PageError;
 use super::matrix::Matrix;
 use super::run::{Run, RunFiles};
 use super::zoo::Zoo;
+use crate::repro::STACKS;
 use crate::zoo::ZOO_FILE;
 
 /// Of a log, as much as a reader looks at: the end, where the trouble is.
@@ -40,12 +42,29 @@ pub fn load(dir: &Path) -> Result<Document, PageError> {
     Ok(Document::Run(Box::new(Run::parse(&files)?)))
 }
 
+/// The runs in the directories `before` and `after`, to be compared.
+///
+/// # Errors
+/// As [`load`]; and if one is no single run, or they measured different things.
+pub fn load_two(before: &Path, after: &Path) -> Result<Document, PageError> {
+    let run = |dir: &Path| match load(dir)? {
+        Document::Run(run) => Ok(*run),
+        _ => Err(PageError::File {
+            file: dir.display().to_string(),
+            reason: "it holds many runs; give the directories of two single ones".to_owned(),
+        }),
+    };
+    let comparison = Comparison::of(run(before)?, run(after)?)?;
+    Ok(Document::Comparison(Box::new(comparison)))
+}
+
 fn read(dir: &Path) -> Result<RunFiles, PageError> {
     Ok(RunFiles {
         name: name(dir),
         result: text(&dir.join("result.json"))?,
         samples: text(&dir.join("samples.csv"))?,
         scenario: text(&dir.join("scenario.toml"))?,
+        stacks: text(&dir.join(STACKS))?,
         cures: texts(&dir.join("mitigations"), "csv")?,
         logs: texts(&dir.join("logs"), "log")?
             .into_iter()

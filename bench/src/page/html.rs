@@ -61,6 +61,11 @@ pub(super) fn figure(
     }
 }
 
+/// Drawings that are made already, above their caption.
+pub(super) fn figure_of(id: &str, drawings: &Markup, caption: &Markup) -> Markup {
+    html! { figure id=(id) { (drawings) figcaption { (caption) } } }
+}
+
 /// A table whose rows become cards on a phone: each cell carries the name of its column.
 pub(super) fn table(caption: &str, columns: &[&str], rows: &[Vec<Markup>]) -> Markup {
     html! {

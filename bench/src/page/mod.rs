@@ -9,15 +9,18 @@
 //! - [`run`]: a run from the text of its files, whole or cut off, and its page. Start here.
 //! - [`growth`]: a gauge against work with the fitted line; `memory`: the plot of it.
 //! - `owners`, `roles`, [`cures`], `facts`: the other sections.
+//! - `flame`: growth by call stack; [`compare`]: two runs beside each other.
 //! - [`matrix`] and its `heat` maps; [`zoo`]: the pages of many runs.
 //! - [`markdown`]: the main plot for the page of a CI job.
 //! - `svg`, `scale`, `thin`: plots: places, ticks, fewer points. `html`, `words`: page and phrases.
 
+pub mod compare;
 pub mod cures;
 mod error;
 mod facts;
 #[cfg(test)]
 mod fixture;
+mod flame;
 mod folder;
 pub mod growth;
 mod heat;
@@ -35,13 +38,17 @@ mod words;
 pub mod zoo;
 
 pub use error::PageError;
-pub use folder::load;
+pub use folder::{load, load_two};
 pub use html::is_page;
 pub use markdown::markdown;
 
+use compare::Comparison;
 use matrix::Matrix;
 use run::Run;
 use zoo::Zoo;
+
+/// The name of the page of two runs, in the directory of the second.
+pub const DIFFERENCE: &str = "difference.html";
 
 /// The name of the page in the directory of its run.
 pub const FILE: &str = "report.html";
@@ -55,6 +62,8 @@ pub enum Document {
     Matrix(Box<Matrix>),
     /// Many scenarios.
     Zoo(Zoo),
+    /// Two runs beside each other.
+    Comparison(Box<Comparison>),
 }
 
 impl Document {
@@ -64,6 +73,7 @@ impl Document {
             Self::Run(run) => run::render(run),
             Self::Matrix(matrix) => matrix::render(matrix),
             Self::Zoo(zoo) => zoo::render(zoo),
+            Self::Comparison(comparison) => comparison.render(),
         }
     }
 
@@ -73,6 +83,7 @@ impl Document {
             Self::Run(run) => &run.notes,
             Self::Matrix(matrix) => &matrix.notes,
             Self::Zoo(zoo) => &zoo.notes,
+            Self::Comparison(comparison) => comparison.notes(),
         }
     }
 }

@@ -89,6 +89,7 @@ impl<'a> Holdings<'a> {
                 html! { (owner.name) },
                 html! { (change(owner.bytes as f64)) },
                 html! { span class="bar" { span style=(bar) {} } (share) },
+                html! { (owner.basis.told()) },
             ]
         };
         let rows: Vec<Vec<Markup>> = self.owners.iter().map(row).collect();
@@ -98,7 +99,7 @@ impl<'a> Holdings<'a> {
         );
         html! {
             @if !rows.is_empty() {
-                (table(&caption, &["Owner", "Growth", "Share of what was gained"], &rows))
+                (table(&caption, &["Owner", "Growth", "Share of what was gained", "Known"], &rows))
             }
         }
     }

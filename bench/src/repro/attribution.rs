@@ -1,65 +1,28 @@
-//! Who holds the growth, and which known bug it looks like. Pure.
+//! Who holds the growth, and which known bug it looks like: a measurement as [`pdlab_leak`] judges
+//! it. Pure.
 
-use pdlab_leak::evidence::claims;
-use pdlab_leak::gauge::Gauge;
-use pdlab_leak::ledger::{Ledger, Owner};
+use pdlab_leak::attribution::{self, Attribution, Grounds};
 use pdlab_leak::scenario::Scenario;
-use pdlab_leak::signature::{Finding, Signature, known, known_evidence, recognise};
+use pdlab_leak::signature::Known;
 
 use super::cell::Measurement;
 
-/// What the address space and the list of known bugs say about the growth.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Attribution {
-    /// Who holds it, the largest first.
-    pub owners: Vec<Owner>,
-    /// Share of it that named owners hold; `None` if nothing grew.
-    pub explained_ratio: Option<f64>,
-    /// The bug that it looks like.
-    pub signature: Option<Signature>,
-}
-
-/// Lays the growth of the judged process at its owners' doors. Counters of the process that prove
-/// what their things take come first; a recognised bug then claims what it costs per unit, for all
-/// units measured. The ledger gives nobody more than there is.
+/// Lays the growth of the judged process at its owners' doors.
 pub fn attribute(scenario: &Scenario, measurement: &Measurement) -> Attribution {
-    let (start, end) = &measurement.layouts;
-    let mut ledger = ledger(measurement);
-    let estimate = measurement.judgement.estimate.as_ref();
-    let known = known();
-    let signature = estimate.and_then(|estimate| {
-        let finding = Finding {
-            verdict: measurement.judgement.verdict.kind(),
-            slope: estimate.slope,
-            axes: scenario.axes(),
-            top_class: Ledger::top_class(start, end),
-            ucx: measurement.ucx_version(),
-            env: &measurement.env,
-        };
-        let signature = recognise(&known, &finding)?;
-        if let Some(class) = signature.class {
-            ledger.claim(&signature.owner, class, estimate.slope.value * measurement.units());
-        }
-        Some(signature.clone())
-    });
-    Attribution { owners: ledger.owners(), explained_ratio: ledger.explained_ratio(), signature }
-}
-
-/// Growth by owner, as far as address space and counters tell.
-fn ledger(measurement: &Measurement) -> Ledger {
     let mut own = measurement.samples_of(&measurement.judged);
     let first = own.next();
-    let (Some(first), Some(last)) = (first, own.last().or(first)) else { return Ledger::default() };
-    let gauge = measurement.axes.gauge;
-    if !matches!(gauge, Gauge::Held | Gauge::Rss) {
-        return Ledger::counted(gauge, first, last, &measurement.descriptors);
-    }
-    let (start, end) = &measurement.layouts;
-    let mut ledger = Ledger::between(start, end);
-    for claim in claims(&known_evidence(), measurement.ucx_version(), first, last) {
-        ledger.claim(claim.owner, claim.class, claim.bytes);
-    }
-    ledger
+    let grounds = Grounds {
+        axes: scenario.axes(),
+        judgement: &measurement.judgement,
+        units: measurement.units(),
+        samples: first.map(|first| (first, own.last().unwrap_or(first))),
+        layouts: (&measurement.layouts.0, &measurement.layouts.1),
+        descriptors: &measurement.descriptors,
+        stacks: measurement.stacks.as_ref(),
+        ucx: measurement.ucx_version(),
+        env: &measurement.env,
+    };
+    attribution::attribute(Known::builtin(), &grounds)
 }
 
 #[cfg(test)]
@@ -99,5 +62,16 @@ mod tests {
         let queue = found.owners.iter().find(|owner| owner.name.ends_with("invalidation queue"));
         assert_eq!(queue.unwrap().bytes, 144 * 200_000);
         assert!((found.explained_ratio.unwrap() - 144.0 / 500.0).abs() < 1e-3, "{found:?}");
+    }
+
+    #[test]
+    fn a_stack_names_the_bug() {
+        let scenario = fixture::scenario();
+        let found = attribute(&scenario, &fixture::traced(&scenario));
+        assert_eq!(found.signature.as_ref().unwrap().id, "vllm#24264");
+        let stack = found.owners[0].stack.as_ref().unwrap();
+        for function in ["ucs_rcache_unmapped_callback", "ucs_mpool_grow"] {
+            assert!(stack.iter().any(|frame| frame.starts_with(function)), "{stack:?}");
+        }
     }
 }

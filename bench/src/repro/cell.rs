@@ -10,8 +10,10 @@ use pdlab_leak::descriptors::Descriptors;
 use pdlab_leak::estimate::Series;
 use pdlab_leak::gauge::Axes;
 use pdlab_leak::layout::Layout;
+use pdlab_leak::result::TraceNote;
 use pdlab_leak::sample::Sample;
 use pdlab_leak::scenario::{Conditions, Expect, Expectation, Scenario, Transport};
+use pdlab_leak::stacks::Stacks;
 use pdlab_leak::verdict::{Criteria, Judgement, judge};
 use pdlab_leak::version::UcxVersion;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -26,7 +28,7 @@ use super::plan::{self, Host};
 use super::progress::Progress;
 use super::sample_file::SampleFile;
 use super::sampling::Watch;
-use super::{check, words};
+use super::{check, tracing, words};
 use crate::cluster::{Cluster, ClusterError, ClusterPlan};
 use crate::serve::{Load, LoadHandle};
 
@@ -66,6 +68,10 @@ pub struct Measurement {
     pub ended: Step,
     /// What the memory of the judged process was made of, at the start and at the end.
     pub layouts: (Layout, Layout),
+    /// What it gained by stack, if it was traced.
+    pub stacks: Option<Stacks>,
+    /// How it was traced, or why not.
+    pub trace: TraceNote,
     /// Its open file descriptors, at the start and at the end.
     pub descriptors: (Descriptors, Descriptors),
     /// Processor time of the judged process.
@@ -187,11 +193,14 @@ async fn measure(
     load.forget_latencies();
 
     let mut watch = Watch::open(cluster, scenario.role).await?;
-    let before = watch.state(cluster)?;
+    let mut eyes = cell.host.tracing.begin(watch.judged_process().pid())?;
+    let before = watch.state(cluster).await?;
+    eyes.open(watch.judged_process(), &before.0).await;
     let taken = take_samples(cell, &mut watch, cluster, crashes, progress).await?;
     let duration_s = watch.elapsed_s();
-    let after = watch.state(cluster)?;
     let answered = load.counts().completed - loaded;
+    let after = watch.state(cluster).await?;
+    let (stacks, trace) = eyes.close(watch.judged_process(), &after.0).await;
 
     progress.phase(format_args!("{}: draining", cell.name));
     let report = load.stop().await?;
@@ -220,7 +229,9 @@ async fn measure(
         judged: labels[watch.judged()].clone(),
         judgement: taken.judgement,
         ended: taken.ended,
-        layouts: (before.0, after.0),
+        layouts: tracing::layouts((before.0, after.0)),
+        stacks,
+        trace,
         descriptors: (before.1, after.1),
         cpu: taken.cpu,
         refused: check::refused(&last),

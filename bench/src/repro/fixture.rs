@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 
 use pdlab_leak::estimate::Series;
-use pdlab_leak::layout::Layout;
-use pdlab_leak::sample::{Counts, Memory, Sample};
+use pdlab_leak::layout::{Class, Layout, Segments, Told};
+use pdlab_leak::result::TraceNote;
+use pdlab_leak::sample::{self, Memory, Sample};
 use pdlab_leak::scenario::{Scenario, Transport};
 use pdlab_leak::smaps::Mapping;
+use pdlab_leak::stacks::{StackGrowth, Stacks};
+use pdlab_leak::trace::tier::Tier;
+use pdlab_leak::trace::{Confidence, Counts, Frame, ModuleState};
 use pdlab_leak::verdict::{Criteria, judge};
 use pdlab_leak::work::Work;
 
@@ -85,17 +89,71 @@ pub(crate) fn measurement(
         refused: 0,
         held_after_drain: None,
         duration_s: 5.0,
+        stacks: None,
+        trace: TraceNote::off("a test".to_owned()),
         faults: Vec::new(),
         ignored: Vec::new(),
         remarks: Vec::new(),
     }
 }
 
+/// The leak of UCX 1.19.0, traced: all of it but one chunk by the stack that grows the queue, some of
+/// it by another.
+pub(crate) fn traced(scenario: &Scenario) -> Measurement {
+    let mut measurement = measurement(scenario, 144.0, 0.0);
+    let frame = |text: &&str| {
+        let (function, module) = text.split_once('@').expect("FUNCTION@MODULE");
+        Frame {
+            function: Some(function.to_owned()),
+            module: Some(format!("/opt/ucx/1.19.0/{module}")),
+            offset: 0x1f00,
+            module_state: ModuleState::Present,
+        }
+    };
+    let queue: Vec<Frame> = [
+        "syscall@libc.so.6",
+        "ucm_orig_mmap_syscall@libucm.so.0.0.0",
+        "ucs_rcache_mp_chunk_alloc@libucs.so.0.0.0",
+        "ucs_mpool_grow@libucs.so.0.0.0",
+        "ucs_mpool_get_grow@libucs.so.0.0.0",
+        "ucs_rcache_unmapped_callback@libucs.so.0.0.0",
+        "ucm_event_dispatch@libucm.so.0.0.0",
+        "munmap@libc.so.6",
+        "<churn::Same as Source>::run@pdlab",
+        "main@pdlab",
+    ]
+    .iter()
+    .map(frame)
+    .collect();
+    let model: Vec<Frame> =
+        ["mmap@libc.so.6", "load_model@pdlab", "main@pdlab"].iter().map(frame).collect();
+    let gained = 144 * 200_000;
+    let stacks = Stacks {
+        tier: Tier::Perf,
+        confidence: Confidence::Complete,
+        counts: Counts { mmaps: 4, munmaps: 3, ..Counts::default() },
+        stacks: vec![
+            StackGrowth::of(queue, Class::Anonymous, gained - 400_000),
+            StackGrowth::of(model, Class::Anonymous, 250_000),
+        ],
+        ..Stacks::default()
+    };
+    measurement.trace = TraceNote::of(&stacks);
+    measurement.stacks = Some(stacks);
+    measurement
+}
+
 fn sample(process: &str, ms: u64, work: Work, bytes: f64) -> Sample {
     let bytes = bytes as u64;
     let memory =
         Memory { rss_bytes: bytes + 30_000_000, anonymous_bytes: bytes, ..Memory::default() };
-    Sample { process: process.to_owned(), t_us: 1000 * ms, work, memory, held: Counts::default() }
+    Sample {
+        process: process.to_owned(),
+        t_us: 1000 * ms,
+        work,
+        memory,
+        held: sample::Counts::default(),
+    }
 }
 
 /// A process with `bytes` in one anonymous mapping.
@@ -111,7 +169,8 @@ fn layout(bytes: f64) -> Layout {
         rss_bytes: bytes,
         anonymous_bytes: bytes,
     };
-    Layout::of(&[mapping], None, |_| None)
+    let mappings = [mapping];
+    Layout::of(&mappings, &Segments::of(&mappings, &Told::default()), |_| None)
 }
 
 /// The report on it, no cures tried.

@@ -16,8 +16,9 @@
 //! - [`pace`]: when a measurement has seen enough (pure).
 //! - [`check`]: what must hold at the end of every run (pure).
 //! - [`cost`], [`growth`]: processor time per unit of work; how much each role grew (pure).
+//! - [`tracing`]: whether stacks are taken, and the tracer of a cell.
 //! - [`attribution`]: who holds the growth (pure). [`ignored`]: settings without effect.
-//! - [`report`]: `result.json`; [`screen`], [`sheet`], [`words`]: the text for people (pure).
+//! - [`report`]: `result.json`; [`holders`], [`screen`], [`sheet`], [`words`]: the text for people (pure).
 //! - [`progress`]: what is seen meanwhile. [`exit`]: errors and exit codes.
 
 pub mod attribution;
@@ -27,6 +28,7 @@ pub mod cost;
 pub mod crash;
 pub mod exit;
 pub mod growth;
+pub mod holders;
 pub mod ignored;
 pub mod options;
 pub mod pace;
@@ -38,6 +40,7 @@ pub mod sample_file;
 pub mod sampling;
 pub mod screen;
 pub mod sheet;
+pub mod tracing;
 pub mod words;
 
 #[cfg(test)]
@@ -46,6 +49,7 @@ pub(crate) mod fixture;
 use std::time::Instant;
 
 use pdlab_leak::scenario::{Mitigation, Scenario};
+use pdlab_leak::stacks::folded::folded;
 use pdlab_leak::verdict::VerdictKind;
 use tokio_util::sync::CancellationToken;
 
@@ -58,6 +62,12 @@ pub use exit::{Exit, ReproError};
 pub use options::{OverrideArgs, ReproArgs, Trace};
 pub use plan::Host;
 pub use progress::Progress;
+
+/// The file of growth by stack, [`pdlab_leak::stacks::Stacks`], if the run was traced.
+pub const STACKS: &str = "stacks.json";
+
+/// The same as text for flame graph tools; see [`pdlab_leak::stacks::folded`].
+pub const FOLDED: &str = "stacks.folded";
 
 /// What a run came to.
 #[derive(Debug, Clone)]
@@ -92,6 +102,10 @@ pub async fn run(
     let measurement = cell::run(cell, progress, cancel).await?;
     progress.phase(format_args!("{name}: {}", measurement.judgement.verdict.kind()));
 
+    if let Some(stacks) = &measurement.stacks {
+        dir.write_json(STACKS, stacks)?;
+        dir.write(FOLDED, folded(stacks, 1.0).as_bytes())?;
+    }
     let attribution = attribute(scenario, &measurement);
     let report = |trials: &[Trial<'_>], complete| RunReport {
         complete,

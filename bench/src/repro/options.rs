@@ -52,7 +52,7 @@ pub struct OverrideArgs {
     /// Seed of load, churn and bootstrap
     #[arg(long, value_name = "N", env = "PDLAB_SEED")]
     pub seed: Option<u64>,
-    /// Trace allocations with their stacks
+    /// Trace who maps memory, with call stacks: by kernel tracepoints, or (on alone) by strace
     #[arg(long, value_enum, default_value_t, env = "PDLAB_TRACE")]
     pub trace: Trace,
     /// Skip proving the cures
@@ -67,7 +67,7 @@ pub enum Trace {
     On,
     /// Do not trace.
     Off,
-    /// Trace if it can be done here.
+    /// Trace if kernel tracepoints can be used here.
     #[default]
     Auto,
 }
@@ -78,16 +78,8 @@ impl ReproArgs {
     /// so that the file written beside the results repeats the run anywhere.
     ///
     /// # Errors
-    /// [`ReproError::Scenario`], [`ReproError::Option`] for what is wrong;
-    /// [`ReproError::Unavailable`] for what this build cannot do.
+    /// [`ReproError::Scenario`], [`ReproError::Option`] for what is wrong.
     pub fn resolve(&self, inherited: &BTreeMap<String, String>) -> Result<Scenario, ReproError> {
-        if self.overrides.trace == Trace::On {
-            return Err(ReproError::Unavailable(
-                "this build has no tracer of allocations; run with --trace auto or --trace off, \
-                 which read /proc alone"
-                    .to_owned(),
-            ));
-        }
         let mut scenario = Scenario::find(&self.scenario)?
             .apply(&self.overrides.overrides(ucx_variables(inherited))?)?;
         if let Some(limit) = self.memory_limit {
@@ -215,7 +207,6 @@ mod tests {
             ("no-such", Exit::BadInput, "known are ucx-rcache-invq"),
             ("/no/such.toml", Exit::BadInput, "/no/such.toml"),
             ("--set 1A=2", Exit::BadInput, "NAME=VALUE"),
-            ("--trace on", Exit::Environment, "--trace auto"),
         ] {
             let error = resolve(line, &[]).unwrap_err();
             assert_eq!(error.exit(), exit, "{line}");

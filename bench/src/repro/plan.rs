@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pdlab_leak::scenario::{Churn, Fault, Pattern, Scenario, WarmUp};
 
+use super::tracing::Tracing;
 use crate::cluster::plan::{KV_READ_TIMEOUT_MS, MAX_NUM_BATCHED_TOKENS};
 use crate::cluster::{ChurnPlan, ClusterPlan, EnginePlan, FaultPlan, Patience, Policy};
 use crate::serve::{Leavers, LoadConfig, Random, Rate};
@@ -19,6 +20,8 @@ pub struct Host {
     pub ucx: Option<String>,
     /// How long to wait for roles.
     pub patience: Patience,
+    /// How the judged process is traced.
+    pub tracing: Tracing,
 }
 
 /// Requests under way that the end of a load waits for. One takes milliseconds; a role that is
@@ -182,6 +185,7 @@ mod tests {
             program: "/bin/pdlab".into(),
             ucx: Some("/opt/ucx".into()),
             patience: Patience::default(),
+            tracing: Tracing::off("a test"),
         }
     }
 

@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 
 use pdlab_api::ready::Role;
+use pdlab_leak::attribution::Attribution;
 use pdlab_leak::estimate::Estimate;
 use pdlab_leak::explain;
 use pdlab_leak::result::{MitigationResult, ReproResult};
 use pdlab_leak::sample::Sample;
 use pdlab_leak::scenario::{Expectation, Found, Mitigation, Scenario};
-use pdlab_leak::signature::Signature;
+use pdlab_leak::stacks::Stacks;
 use pdlab_leak::verdict::VerdictKind;
 use pdlab_leak::work::Work;
 use serde::{Deserialize, Serialize};
 
-use super::attribution::Attribution;
 use super::cell::{self, Measurement};
 use super::cost::{Cost, CostRatio, cost, cost_growth};
 use super::growth::{self, RoleGrowth};
@@ -236,6 +236,9 @@ fn found<'a>(measurement: &Measurement, attribution: Option<&'a Attribution>) ->
         axes: measurement.axes,
         slope: judgement.estimate.as_ref().map(|estimate| estimate.slope.value),
         owner: owner.filter(|owner| owner.share > 0.0).map(|owner| owner.name.as_str()),
+        explained_ratio: attribution.and_then(|attribution| attribution.explained_ratio),
+        traced: measurement.stacks.as_ref().is_some_and(Stacks::has_stacks),
+        signature: attribution.and_then(|a| Some(a.signature.as_ref()?.id.as_str())),
         quiet_growth_ratio: None,
         cost_growth: cost_growth(&measurement.cpu).and_then(|price| price.ratio()),
         refused: measurement.refused,
@@ -318,7 +321,9 @@ fn result(
         rss_growth_bytes: rss_end as i64 - rss_start as i64,
         explained_ratio: attribution.explained_ratio,
         owners: attribution.owners.clone(),
-        signature: attribution.signature.as_ref().map(Signature::reference),
+        ledger: Some(attribution.memory.clone()),
+        trace: Some(measurement.trace.clone()),
+        signature: attribution.reference(),
         quiet_growth_ratio,
         cost_first_us: price.map(|price| price.first_us),
         cost_last_us: price.map(|price| price.last_us),

@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
+use pdlab_api::snapshot::AddressRange;
 use pdlab_leak::descriptors::Descriptors;
-use pdlab_leak::layout::{Layout, Range};
+use pdlab_leak::layout::{Range, Told};
 use pdlab_leak::sample::Sample;
-use pdlab_leak::sampler::{SampleError, Watched};
+use pdlab_leak::sampler::{SampleError, Survey, Watched};
 use pdlab_leak::scenario::Role;
 
 use super::ReproError;
@@ -99,10 +100,18 @@ impl Watch {
     ///
     /// # Errors
     /// [`ReproError::Sample`] if it cannot be read.
-    pub fn state(&self, cluster: &Cluster) -> Result<(Layout, Descriptors), ReproError> {
-        let judged = &self.watched[self.judged];
+    pub async fn state(&self, cluster: &Cluster) -> Result<(Survey, Descriptors), ReproError> {
+        let judged = self.judged_process();
         let failed = |source| failed(cluster.roles()[self.judged].label(), source);
-        Ok((judged.layout(self.kv_pool).map_err(failed)?, judged.descriptors().map_err(failed)?))
+        let range = |range: AddressRange| Range { base: range.base, len_bytes: range.len_bytes };
+        let regions = cluster.regions(self.judged).await.into_iter().map(range).collect();
+        let told = Told { kv_pool: self.kv_pool, regions };
+        Ok((judged.survey(&told).map_err(failed)?, judged.descriptors().map_err(failed)?))
+    }
+
+    /// The judged process.
+    pub fn judged_process(&self) -> &Watched {
+        &self.watched[self.judged]
     }
 
     async fn read_one(&self, cluster: &mut Cluster, index: usize) -> Result<Sample, ReproError> {

@@ -5,14 +5,15 @@
 
 use std::path::Path;
 
+use pdlab_leak::attribution::Attribution;
 use pdlab_leak::explain::{self, fixed};
 use pdlab_leak::gauge::{Axes, Gauge};
 use pdlab_leak::result::MitigationResult;
 use pdlab_leak::scenario::{Scenario, Transport};
 use pdlab_leak::verdict::VerdictKind;
 
-use super::attribution::Attribution;
 use super::cell::Measurement;
+use super::holders;
 use super::pace::Step;
 use super::report::{self, MitigationRun, RunReport};
 use super::sheet::Sheet;
@@ -58,8 +59,9 @@ pub fn render(
         page.item("", &explain::quiet(ratio));
     }
     if leaks {
-        page.item("held by", &holders(report));
+        page.item("held by", &holders::line(report));
     }
+    holders::section(&mut page, measurement, attribution, report);
     if let Some(signature) = &attribution.signature {
         // The cures that were proven are in the table; without one the text lists them all.
         let text = explain::signature(signature);
@@ -81,7 +83,8 @@ pub fn render(
     page.item("expected", &due);
     report.mismatches.iter().for_each(|mismatch| page.item("", &format!("- {mismatch}")));
     page.item("files", &format!("{}/", dir.display()));
-    page.item("", "result.json, samples.csv, scenario.toml, logs/");
+    let stacks = if measurement.stacks.is_some() { "stacks.json, stacks.folded, " } else { "" };
+    page.item("", &format!("result.json, samples.csv, {stacks}scenario.toml, logs/"));
     page.item("page", &format!("pdlab report {}", dir.display()));
     page.item("took", &format!("{:.1} s in all", report.total_s));
     page.text
@@ -106,19 +109,6 @@ fn growth(report: &RunReport, gauge: Gauge) -> String {
             format!("{:+.0} {}", role.growth, gauge.label())
         };
         format!("{} {growth} (RSS {rss})", role.process)
-    });
-    parts.collect::<Vec<_>>().join(", ")
-}
-
-/// The owners that hold a twentieth of the growth or more.
-fn holders(report: &RunReport) -> String {
-    let owners = report.result.owners.iter().filter(|owner| owner.share >= 0.05);
-    let parts = owners.map(|owner| {
-        let much = match owner.count {
-            Some(count) => format!("{count:+}"),
-            None => change(owner.bytes as f64),
-        };
-        format!("{} {much} ({:.0} %)", owner.name, 100.0 * owner.share)
     });
     parts.collect::<Vec<_>>().join(", ")
 }

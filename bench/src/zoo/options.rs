@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use pdlab_leak::scenario::{Overrides, Scenario, ScenarioError};
 
+use crate::repro::Trace;
+
 use super::calibrate::CalibrateArgs;
 
 /// Options of `pdlab zoo`.
@@ -47,6 +49,9 @@ pub struct ZooRunArgs {
     /// Seed of load, churn and bootstrap, for all of them
     #[arg(long, value_name = "N", env = "PDLAB_SEED")]
     pub seed: Option<u64>,
+    /// Trace who maps memory, with call stacks: by kernel tracepoints, or (on alone) by strace
+    #[arg(long, value_enum, default_value_t, env = "PDLAB_TRACE")]
+    pub trace: Trace,
     /// Skip proving the cures
     #[arg(long)]
     pub no_mitigations: bool,

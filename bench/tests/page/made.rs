@@ -9,9 +9,14 @@ use pdlab_bench::matrix::schedule::schedule;
 use pdlab_bench::matrix::summary::summarise;
 use pdlab_bench::page::matrix::Matrix;
 use pdlab_bench::page::zoo::{Zoo, ZooRow};
+use pdlab_bench::repro::tracing::Tracing;
 use pdlab_bench::repro::{self, Host, Outcome, Progress};
 use pdlab_bench::run_dir::RunDir;
+use pdlab_leak::layout::Class;
 use pdlab_leak::scenario::{Scenario, Transport};
+use pdlab_leak::stacks::{StackGrowth, Stacks};
+use pdlab_leak::trace::tier::Tier;
+use pdlab_leak::trace::{Frame, ModuleState};
 use pdlab_leak::verdict::VerdictKind;
 use tokio_util::sync::CancellationToken;
 
@@ -55,6 +60,7 @@ pub(crate) async fn run(out: &Path) -> Outcome {
     let host = Host {
         program: env!("CARGO_BIN_EXE_pdlab-fake-role").into(),
         ucx: None,
+        tracing: Tracing::off("a test"),
         patience: Patience {
             start: Duration::from_secs(10),
             stop: Duration::from_secs(5),
@@ -64,6 +70,29 @@ pub(crate) async fn run(out: &Path) -> Outcome {
     let dir = RunDir::create(Some(out), &scenario.name, SystemTime::now()).unwrap();
     let cancel = CancellationToken::new();
     repro::run(&scenario, &host, &dir, &mut Progress::silent(), &cancel).await.unwrap()
+}
+
+/// What a tracer might have seen of it: deep stacks with the names of Rust and of C++, two that are
+/// large and many that are small.
+pub(crate) fn stacks() -> Stacks {
+    let frame = |function: &str, module: &str| Frame {
+        function: (!function.is_empty()).then(|| function.to_owned()),
+        module: Some(format!("/opt/a-long-way/to/the/libraries/{module}")),
+        offset: 0x1f00,
+        module_state: ModuleState::Present,
+    };
+    let stack = |i: usize| {
+        let mut frames =
+            vec![frame("syscall", "libc.so.6"), frame(&format!("grow_{i}"), "libucs.so.0")];
+        frames
+            .extend((0..20).map(|depth| {
+                frame(&format!("<app::Layer<{depth}> as Fn(&[u8; 8])>::call"), "app")
+            }));
+        frames.extend([frame("", "libstripped.so"), frame("main", "app")]);
+        let bytes = if i < 2 { 20_000_000 } else { 100_000 };
+        StackGrowth::of(frames, Class::Anonymous, bytes)
+    };
+    Stacks { tier: Tier::Perf, stacks: (0..30).map(stack).collect(), ..Stacks::default() }
 }
 
 /// Six builds and four settings, as wide as a matrix gets: every fifth run failed, and the last

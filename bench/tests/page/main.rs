@@ -85,9 +85,13 @@ async fn a_run_reads_in_a_real_browser_at_every_width() {
     let scratch = tempfile::tempdir().unwrap();
     let run = scratch.path().join("run");
     let outcome = made::run(&run).await;
+    let stacks = made::stacks();
+    fs::write(run.join("stacks.json"), serde_json::to_vec(&stacks).unwrap()).unwrap();
     let document = page::load(&run).unwrap();
     assert_eq!(document.notes(), [""; 0]);
     fs::write(scratch.path().join("run.html"), document.render()).unwrap();
+    let two = page::load_two(&run, &run).unwrap();
+    fs::write(scratch.path().join("two.html"), two.render()).unwrap();
     fs::remove_file(run.join("result.json")).unwrap();
     fs::write(scratch.path().join("cut.html"), page::load(&run).unwrap().render()).unwrap();
     fs::write(scratch.path().join("zoo.html"), Document::Zoo(made::zoo()).render()).unwrap();
@@ -99,24 +103,36 @@ async fn a_run_reads_in_a_real_browser_at_every_width() {
     let seen = text(&visit.dom);
     let told = outcome.text.lines().next().unwrap().trim_start_matches("verdict").trim();
     assert!(told.starts_with("LEAK. 1") && seen.contains(told), "{told} is not in {seen}");
-    for words in ["Who holds it", "decode-0 (judged)", "FAKE_CURE=1", "Failed: decode-0 ended"] {
+    for words in [
+        "Who holds it",
+        "decode-0 (judged)",
+        "FAKE_CURE=1",
+        "Failed: decode-0 ended",
+        "Where it comes from",
+        "grow_1 (libucs.so.0)",
+    ] {
         assert!(seen.contains(words), "{words} is not in {seen}");
     }
 
-    let pages = ["run.html", "cut.html", "zoo.html", "matrix.html"];
+    let visit = browser.visit(&scratch.path().join("two.html"));
+    assert_eq!(visit.console, [""; 0], "no errors, and nothing refused");
+
+    let pages = ["run.html", "cut.html", "zoo.html", "matrix.html", "two.html"];
     let measured = measure(&browser, scratch.path(), &pages);
-    assert_eq!(measured.len(), 16);
+    assert_eq!(measured.len(), 20);
     for page in &measured {
         assert!(page.beyond <= 0.0 && page.wide.is_empty(), "scrolls sideways: {page:?}");
         assert!(page.cut.is_empty(), "text is cut off: {page:?}");
         assert!(page.requests.is_empty(), "needs a network: {page:?}");
     }
-    // The main plot, the owners, three processes; and without a cure and with the one that ran.
+    // The main plot, the owners, the flame graph, three processes; and without a cure and with the one that ran.
     let drawings = |name: &str| -> Vec<usize> {
         measured.iter().filter(|m| m.page == name).map(|m| m.drawings).collect()
     };
-    assert_eq!(drawings("run.html"), [7; 4]);
-    assert_eq!(drawings("cut.html"), [5; 4]);
+    assert_eq!(drawings("run.html"), [8; 4]);
+    assert_eq!(drawings("cut.html"), [6; 4]);
+    // The difference, and each run alone.
+    assert_eq!(drawings("two.html"), [3; 4]);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pdlab_bench::cluster::Patience;
 use pdlab_bench::repro::Host;
+use pdlab_bench::repro::tracing::Tracing;
 use pdlab_leak::scenario::{Overrides, Scenario};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -79,6 +80,7 @@ pub(crate) fn host() -> Host {
     Host {
         program: env!("CARGO_BIN_EXE_pdlab-fake-role").into(),
         ucx: None,
+        tracing: Tracing::off("a test"),
         patience: Patience {
             start: Duration::from_secs(10),
             stop: Duration::from_secs(5),

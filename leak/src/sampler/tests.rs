@@ -114,3 +114,27 @@ fn every_errno_has_its_meaning() {
         SampleError::Read { .. }
     ));
 }
+
+#[test]
+fn a_span_is_as_resident_as_its_pages_and_lies_in_one_class() {
+    let _alone = OWN_MEMORY.lock().unwrap();
+    const MIB: u64 = 1 << 20;
+    let own = Watched::open(std::process::id()).unwrap();
+    // Large enough to be a mapping of its own; zeroes are not touched before they are written.
+    let mut memory = vec![0u8; 64 << 20];
+    let page = procfs::page_size();
+    let start = (memory.as_ptr() as u64).next_multiple_of(page);
+    memory[..16 << 20].iter_mut().step_by(page as usize).for_each(|byte| *byte = 1);
+    let whole = Span { start, end: start + 63 * MIB };
+    let told = Told { regions: vec![Range { base: start, len_bytes: 8 * MIB }], ..Told::default() };
+    let survey = own.survey(&told).unwrap();
+    let nowhere = Span { start: page, end: 2 * page };
+    let resident = own.resident(&survey, &[&[whole], &[nowhere], &[]]);
+    assert_eq!(resident[0][&Class::Registered], 8 * MIB);
+    let rest = resident[0][&Class::Anonymous];
+    // Huge pages come whole.
+    assert!((7 * MIB..=12 * MIB).contains(&rest), "{rest}");
+    assert!(resident[1].is_empty() && resident[2].is_empty());
+    assert_eq!(survey.layout.bytes(Class::Registered), 8 * MIB);
+    drop(memory);
+}

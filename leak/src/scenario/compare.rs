@@ -15,6 +15,12 @@ pub struct Found<'a> {
     pub slope: Option<f64>,
     /// Name of the first owner of the growth.
     pub owner: Option<&'a str>,
+    /// Share of the growth that owners with a name hold; `None` if nothing grew.
+    pub explained_ratio: Option<f64>,
+    /// Whether call stacks were traced.
+    pub traced: bool,
+    /// Id of the known bug that it looks like.
+    pub signature: Option<&'a str>,
     /// Largest growth of a role without churn divided by the judged role's; `None` if nothing else was measured.
     pub quiet_growth_ratio: Option<f64>,
     /// CPU time per unit in the last quarter over that in the first; `None` if it was not measured.
@@ -44,6 +50,22 @@ impl Expect {
         {
             let owner = found.owner.unwrap_or("nobody");
             differences.push(format!("the first owner of the growth is {owner}, not {due}"));
+        }
+        if let (true, Some(min), Some(ratio)) =
+            (found.traced, self.explained_ratio_due(), found.explained_ratio)
+            && ratio < min
+        {
+            differences.push(format!(
+                "owners with a name hold {:.1} % of the growth, less than {:.1} %",
+                100.0 * ratio,
+                100.0 * min
+            ));
+        }
+        if let Some(due) = &self.signature
+            && found.signature != Some(due)
+        {
+            let signature = found.signature.unwrap_or("no known bug");
+            differences.push(format!("it looks like {signature}, not like {due}"));
         }
         if let (Some(max), Some(ratio)) = (self.quiet_growth_ratio_max, found.quiet_growth_ratio)
             && ratio > max
@@ -90,6 +112,9 @@ mod tests {
         axes: Axes { gauge: Gauge::KvBlocks, unit: Unit::Request },
         slope: Some(16.0),
         owner: Some("leases"),
+        explained_ratio: Some(0.97),
+        traced: true,
+        signature: Some("vllm#41269"),
         quiet_growth_ratio: Some(0.004),
         cost_growth: Some(3.0),
         refused: 7,
@@ -99,6 +124,7 @@ mod tests {
     fn strict() -> Expect {
         Expect {
             owner: Some("leases".to_string()),
+            signature: Some("vllm#41269".to_string()),
             quiet_growth_ratio_max: Some(0.01),
             cost_growth_min: Some(2.0),
             refused_min: Some(5),
@@ -112,8 +138,10 @@ mod tests {
         assert_eq!(strict().mismatches(&FOUND), [""; 0]);
         let alone = Found { quiet_growth_ratio: None, ..FOUND };
         assert_eq!(strict().mismatches(&alone), [""; 0], "nothing else was measured");
+        let untraced = Found { explained_ratio: Some(0.5), traced: false, ..FOUND };
+        assert_eq!(strict().mismatches(&untraced), [""; 0], "without stacks nothing is promised");
         let lenient = Expect::new(VerdictKind::Leak, 15.5, 16.5);
-        let other = Found { owner: None, cost_growth: None, refused: 0, ..FOUND };
+        let other = Found { owner: None, signature: None, cost_growth: None, refused: 0, ..FOUND };
         assert_eq!(lenient.mismatches(&other), [""; 0], "what is not asked does not matter");
     }
 
@@ -129,6 +157,8 @@ mod tests {
             (Found { slope: None, ..FOUND }, "no slope"),
             (Found { owner: Some("heap"), ..FOUND }, "is heap, not leases"),
             (Found { owner: None, ..FOUND }, "is nobody, not leases"),
+            (Found { explained_ratio: Some(0.94), ..FOUND }, "hold 94.0 % of the growth"),
+            (Found { signature: None, ..FOUND }, "like no known bug, not like vllm#41269"),
             (Found { quiet_growth_ratio: Some(0.02), ..FOUND }, "grew by 2.00 %"),
             (Found { cost_growth: Some(1.5), ..FOUND }, "is 1.50x, not 2x or more"),
             (Found { cost_growth: None, ..FOUND }, "is not known"),

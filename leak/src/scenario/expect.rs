@@ -36,6 +36,13 @@ pub struct Expect {
     /// Name of the first owner of the growth. Absent: not asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
+    /// Owners with a name must hold at least this share of what was gained, if call stacks were traced. Absent: 0.95
+    /// where the verdict that is due is a leak, else not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explained_ratio_min: Option<f64>,
+    /// Id of the known bug that it must be recognised as. Absent: not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
     /// The roles that make no churn may grow by at most this share of what the judged one grows by (0.01 is 1 %).
     /// Absent: not asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -219,6 +226,8 @@ impl Expect {
             slope_min,
             slope_max,
             owner: None,
+            explained_ratio_min: None,
+            signature: None,
             quiet_growth_ratio_max: None,
             cost_growth_min: None,
             refused_min: None,
@@ -226,6 +235,13 @@ impl Expect {
             held_after_drain: false,
             note: None,
         }
+    }
+
+    /// The least share of the growth that must have an owner where call stacks were traced, if any.
+    pub fn explained_ratio_due(&self) -> Option<f64> {
+        /// A twentieth may be noise: pages that come and go while the mappings are read, stacks of threads.
+        const LEAK: f64 = 0.95;
+        self.explained_ratio_min.or((self.verdict == VerdictKind::Leak).then_some(LEAK))
     }
 
     fn applies(&self, conditions: &Conditions<'_>) -> bool {

@@ -8,10 +8,12 @@ use std::collections::BTreeMap;
 use pdlab_leak::csv;
 use pdlab_leak::sample::Sample;
 use pdlab_leak::scenario::Scenario;
+use pdlab_leak::stacks::Stacks;
 
 use super::cures::CureSeries;
 use super::error::PageError;
 use super::growth::Growth;
+use crate::repro::STACKS;
 use crate::repro::report::RunReport;
 
 pub(super) use view::render;
@@ -27,6 +29,8 @@ pub struct RunFiles {
     pub samples: Option<String>,
     /// `scenario.toml`.
     pub scenario: Option<String>,
+    /// `stacks.json`.
+    pub stacks: Option<String>,
     /// `mitigations/NAME.csv` by name.
     pub cures: BTreeMap<String, String>,
     /// The last lines of `logs/NAME.log` by name, where there are any.
@@ -48,6 +52,8 @@ pub struct Run {
     pub samples: Vec<Sample>,
     /// Those of the judged process, judged again.
     pub growth: Option<Growth>,
+    /// Growth by stack, if it was traced.
+    pub stacks: Option<Stacks>,
     /// Readings with each cure.
     pub cures: Vec<CureSeries>,
     /// Last lines of the logs by role.
@@ -87,10 +93,21 @@ impl Run {
         let judged = judged(&scenario, report.as_ref(), &samples);
         let growth = judged.and_then(|process| Growth::of(&samples, &process, &scenario));
         let cures = parse_cures(files, &scenario, growth.as_ref(), &mut notes)?;
+        let stacks = parse_stacks(files, &mut notes)?;
         let logs = files.logs.clone();
         let name = files.name.clone();
-        let mut run =
-            Self { name, scenario, scenario_toml, report, samples, growth, cures, logs, notes };
+        let mut run = Self {
+            name,
+            scenario,
+            scenario_toml,
+            report,
+            samples,
+            growth,
+            stacks,
+            cures,
+            logs,
+            notes,
+        };
         run.notes.extend(run.disagreement());
         Ok(run)
     }
@@ -125,6 +142,18 @@ fn parse_result(files: &RunFiles, notes: &mut Vec<String>) -> Result<Option<RunR
             Ok(None)
         }
         Err(error) => Err(PageError::json(files.path("result.json"), &error)),
+    }
+}
+
+fn parse_stacks(files: &RunFiles, notes: &mut Vec<String>) -> Result<Option<Stacks>, PageError> {
+    let Some(text) = &files.stacks else { return Ok(None) };
+    match serde_json::from_str(text) {
+        Ok(stacks) => Ok(Some(stacks)),
+        Err(error) if error.is_eof() => {
+            notes.push(format!("{STACKS} is cut off ({error}); growth by stack is left out."));
+            Ok(None)
+        }
+        Err(error) => Err(PageError::json(files.path(STACKS), &error)),
     }
 }
 

@@ -10,7 +10,7 @@ use pdlab_leak::verdict::VerdictKind;
 use super::Run;
 use crate::page::html::{link, notice, page, prose};
 use crate::page::owners::Holdings;
-use crate::page::{cures, facts, memory, roles, words};
+use crate::page::{cures, facts, flame, memory, roles, words};
 use crate::repro::cell;
 
 /// The page of `run`.
@@ -23,6 +23,7 @@ pub(in crate::page) fn render(run: &Run) -> String {
             (notes(run))
             (growth(run))
             (holders(run))
+            (stacks(run))
             (processes(run))
             (bug(run))
             (mitigations(run))
@@ -55,6 +56,12 @@ impl Run {
     fn expectation(&self) -> Option<Expectation> {
         let result = &self.report.as_ref()?.result;
         cell::expectation(&self.scenario, result.transport, result.ucx_version.as_deref())
+    }
+
+    /// Growth by call stack.
+    pub(in crate::page) fn flame(&self, id: &str) -> Markup {
+        let process = self.growth.as_ref().map_or("the process", |growth| growth.process.as_str());
+        html! { @if let Some(stacks) = &self.stacks { (flame::growth(id, process, stacks)) } }
     }
 
     fn signature(&self) -> Option<Signature> {
@@ -153,6 +160,22 @@ fn holders(run: &Run) -> Markup {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Where the memory comes from, or why that is not known.
+fn stacks(run: &Run) -> Markup {
+    let why_not =
+        run.report.as_ref().and_then(|report| report.result.trace.as_ref()?.why_not.as_ref());
+    html! {
+        @if run.stacks.is_some() {
+            section {
+                h2 { "Where it comes from" }
+                (run.flame("flame"))
+            }
+        } @else if let Some(why_not) = why_not {
+            p class="note" { "Call stacks were not taken: " (prose(why_not)) }
         }
     }
 }
@@ -326,6 +349,10 @@ mod tests {
                 run.scenario.env = [("A".to_owned(), text.to_owned())].into();
                 run.scenario_toml = text.to_owned();
                 run.logs = [(text.to_owned(), text.to_owned())].into();
+                run.stacks = crate::repro::fixture::traced(&run.scenario).stacks;
+                for stack in &mut run.stacks.as_mut().unwrap().stacks {
+                    stack.frames[1].module = Some(text.to_owned());
+                }
                 run.notes = vec![text.to_owned()];
                 let report = run.report.as_mut().unwrap();
                 report.faults = vec![text.to_owned()];
