@@ -93,7 +93,9 @@ impl Observer for Figures {
     fn observe(&self, snapshot: &mut Snapshot) {
         snapshot.remote_engines = self.remotes.len() as u64;
         snapshot.work.reconnects = self.remotes.reconnects();
-        snapshot.kv_bytes_from.clone_from(&self.sources.lock().unwrap_or_else(PoisonError::into_inner));
+        snapshot
+            .kv_bytes_from
+            .clone_from(&self.sources.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     fn register(&self, r: &mut Registry) {

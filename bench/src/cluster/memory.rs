@@ -215,7 +215,10 @@ mod tests {
             process: "decode-0".into(),
             t_us: second * 1_000_000,
             work: Work { unmaps: units * second, requests: second, ..Work::default() },
-            memory: Memory { anonymous_bytes: 50_000_000 + bytes * units * second, ..Memory::default() },
+            memory: Memory {
+                anonymous_bytes: 50_000_000 + bytes * units * second,
+                ..Memory::default()
+            },
             ..Sample::default()
         }
     }
@@ -243,7 +246,10 @@ mod tests {
         assert!(found.says.starts_with("LEAK. 144"), "{}", found.says);
         let clean: Vec<Sample> = (0..60).map(|second| sample(second, 0, 0)).collect();
         let found = Finding::of(&clean, 1);
-        assert_eq!((found.verdict, found.slope.unwrap().unit), (LeakVerdict::Clean, "request".into()));
+        assert_eq!(
+            (found.verdict, found.slope.unwrap().unit),
+            (LeakVerdict::Clean, "request".into())
+        );
         let first = Finding::of(&clean[..3], 1);
         assert_eq!((first.verdict, first.slope), (LeakVerdict::Inconclusive, None));
         assert!(first.says.contains("3 samples"), "{}", first.says);
@@ -251,8 +257,9 @@ mod tests {
 
     #[test]
     fn an_idle_process_is_judged_by_time() {
-        let idle: Vec<Sample> =
-            (0..60).map(|second| Sample { work: Work::default(), ..sample(second, 0, 0) }).collect();
+        let idle: Vec<Sample> = (0..60)
+            .map(|second| Sample { work: Work::default(), ..sample(second, 0, 0) })
+            .collect();
         assert_eq!((unit(&idle), unit(&[])), (Unit::Second, Unit::Second));
         assert_eq!(Finding::of(&idle, 1).verdict, LeakVerdict::Clean);
     }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use pdlab_api::live::{
-    LeakVerdict, LiveHealth, LiveLevel, LiveLink, LivePoint, LiveRole, LiveState,
-    Percentiles, POINTS,
+    LeakVerdict, LiveHealth, LiveLevel, LiveLink, LivePoint, LiveRole, LiveState, POINTS,
+    Percentiles,
 };
 use pdlab_api::ready::Role;
 use pdlab_api::snapshot::Snapshot;
