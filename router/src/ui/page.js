@@ -17,7 +17,7 @@ const digits = (value) => (value >= 100 ? value.toFixed(0) : value >= 10 ? value
 function scaled(value, units) {
   const size = Math.abs(value);
   const unit = units.find(([least]) => size >= least) ?? units[units.length - 1];
-  return [size === 0 ? "0" : (value < 0 ? "-" : "") + digits(size / unit[0]), unit[1]];
+  return [size === 0 ? "0" : (value < 0 ? "−" : "") + digits(size / unit[0]), unit[1]];
 }
 const BYTES = [[1e9, "GB"], [1e6, "MB"], [1e3, "kB"], [1, "B"]];
 const TIMES = [[1e6, "s"], [1e3, "ms"], [1, "µs"]];
@@ -147,7 +147,7 @@ function drawCharts() {
       const path = line(values, top, 62);
       const drawn = element("svg:path", { class: index === 0 ? "line" : "line second", d: path });
       if (index > 0 || path === "" || path.lastIndexOf("M") > 0) return [drawn];
-      const left = ((POINTS - values.length) * 300) / (POINTS - 1);
+      const left = ((POINTS - values.length + values.findIndex((value) => value !== null)) * 300) / (POINTS - 1);
       return [element("svg:path", { class: "area", d: `${path}L300 61L${left.toFixed(1)} 61Z` }), drawn];
     });
     const base = element("svg:path", { class: "base", d: "M0 61.5H300" });
@@ -191,7 +191,7 @@ function growth(memory) {
   const slope = memory.slope;
   if (!slope) return bytes(memory.rss_bytes);
   const sign = slope.bytes_per_unit > 0 ? "+" : "";
-  return `${bytes(memory.rss_bytes)}, ${sign}${scaled(slope.bytes_per_unit, BYTES).join(" ")} per ${slope.unit}`;
+  return `${bytes(memory.rss_bytes)}, ${sign}${scaled(slope.bytes_per_unit, BYTES).join(" ")}/${slope.unit}`;
 }
 
 function drawRoles() {
@@ -215,6 +215,13 @@ function drawRoles() {
     const top = Math.max(1, ...values.filter((value) => value !== null));
     card.plot.replaceChildren(element("svg:path", { class: "line", d: line(values, top, 26) }));
   });
+}
+
+// Where the label of a wire stands: a third of the way, where wires that cross are still apart.
+function along(a, b, bend) {
+  const t = 0.32, s = 1 - t;
+  const bezier = (p0, p1, p2, p3) => s ** 3 * p0 + 3 * s * s * t * p1 + 3 * s * t * t * p2 + t ** 3 * p3;
+  return { x: bezier(a.right, a.right + bend, b.left - bend, b.left), y: bezier(a.middle, a.middle, b.middle, b.middle) - 7 };
 }
 
 function drawWires() {
@@ -241,7 +248,7 @@ function drawWires() {
       if (!link || link.bytes_per_s <= 0) continue;
       path.setAttribute("class", "flow");
       path.setAttribute("stroke-width", (1.5 + 3.5 * (link.bytes_per_s / most)).toFixed(1));
-      if (model.links.length <= 4) labels.push(element("svg:text", { x: (a.right + b.left) / 2, y: (a.middle + b.middle) / 2 - 8 }, rate(link.bytes_per_s).join(" ")));
+      if (model.links.length <= 4) labels.push(element("svg:text", along(a, b, bend), rate(link.bytes_per_s).join(" ")));
     }
   }
   // The same wires stay in place: replacing them would start their motion anew.

@@ -153,9 +153,11 @@ fn only_what_is_new_is_answered() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
     #[test]
     fn what_is_kept_is_bounded_and_in_order(
-        ticks in prop::collection::vec((1u64..5000, 0u64..50, 0u32..5, any::<bool>()), 1..600),
+        ticks in prop::collection::vec((1u64..5000, 0u64..50, 0u32..5, any::<bool>()), 1..500),
     ) {
         let mut timeline = Timeline::new(0);
         let mut at_ms = 0;
