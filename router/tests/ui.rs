@@ -109,11 +109,15 @@ async fn streams_are_timed_and_workers_are_seen() {
     let serving = serve(with_page(&prefill, &decode)).await;
     let asked = r#"{"prompt":"x","stream":true}"#;
     assert_eq!(post(serving.addr, "/v1/completions", asked).await.status, 200);
-    let timed = until(&serving, "times", |s| s.points.iter().any(|p| p.ttft.is_some())).await;
-    let point = timed.points.iter().find(|point| point.ttft.is_some()).unwrap();
+    // The tick under way may have begun within the stream; the one after it has seen all of it.
+    let ended = state(&serving, 0).await.next;
+    let timed = until(&serving, "another tick", |s| s.next > ended + 1).await;
+    let point = timed.points.last().unwrap();
     let (ttft, itl) = (point.ttft.unwrap(), point.itl.unwrap());
-    assert_eq!((ttft.samples, itl.samples), (1, 2), "the end of the stream is no token");
-    assert!(ttft.p50_us >= 29_000 && itl.p50_us >= 29_000, "{ttft:?} {itl:?}");
+    assert_eq!(ttft.samples, 1);
+    assert!(ttft.p50_us >= 29_000, "{ttft:?}");
+    // A busy machine may read two tokens at once. The end of the stream is no token.
+    assert!((1..=2).contains(&itl.samples), "{itl:?}");
     assert!(timed.roles.iter().all(|role| role.health == LiveHealth::Up), "{:?}", timed.roles);
     // The fakes answer everything with a completion, which is no snapshot.
     assert_eq!(timed.roles.iter().filter(|role| role.snapshot.is_some()).count(), 1);
