@@ -99,7 +99,7 @@ function makeChart(chart) {
     figure.setAttribute("role", "group");
     plot.addEventListener("pointermove", (event) => {
       const box = plot.getBoundingClientRect();
-      read(Math.round(((event.clientX - box.left) / box.width) * (POINTS - 1)) - (POINTS - model.points.length));
+      read(Math.round(((event.clientX - box.left) / box.width) * (span() - 1)) - (span() - model.points.length));
     });
     plot.addEventListener("pointerleave", () => read(null));
     figure.addEventListener("blur", () => read(null));
@@ -116,6 +116,11 @@ function makeChart(chart) {
 }
 const charts = CHARTS.map(makeChart);
 
+// Points that a chart has room for: a minute of them, and more as they come.
+function span() {
+  return Math.max(60, model.points.length);
+}
+
 function read(at) {
   view.at = at === null ? null : Math.max(0, Math.min(model.points.length - 1, at));
   drawCharts();
@@ -123,7 +128,7 @@ function read(at) {
 
 // A line of `values`, the newest at the right; gaps where nothing is known.
 function line(values, top, height) {
-  const step = 300 / (POINTS - 1), first = POINTS - values.length;
+  const step = 300 / (span() - 1), first = span() - values.length;
   let path = "", pen = "M";
   values.forEach((value, index) => {
     if (value === null) { pen = "M"; return; }
@@ -147,13 +152,13 @@ function drawCharts() {
       const path = line(values, top, 62);
       const drawn = element("svg:path", { class: index === 0 ? "line" : "line second", d: path });
       if (index > 0 || path === "" || path.lastIndexOf("M") > 0) return [drawn];
-      const left = ((POINTS - values.length + values.findIndex((value) => value !== null)) * 300) / (POINTS - 1);
+      const left = ((span() - values.length + values.findIndex((value) => value !== null)) * 300) / (span() - 1);
       return [element("svg:path", { class: "area", d: `${path}L300 61L${left.toFixed(1)} 61Z` }), drawn];
     });
     const base = element("svg:path", { class: "base", d: "M0 61.5H300" });
     chart.plot.replaceChildren(base, ...lines);
     if (view.at !== null) {
-      const x = ((POINTS - model.points.length + view.at) * 300) / (POINTS - 1);
+      const x = ((span() - model.points.length + view.at) * 300) / (span() - 1);
       chart.plot.append(element("svg:path", { class: "cursor", d: `M${x} 0V61` }));
     }
     text(chart.top, chart.names ?? "");
@@ -315,7 +320,7 @@ function facts(role) {
       ["Corrupt blocks", count(work.corrupt_blocks)], ["Unmaps", count(work.unmaps)], ["Remote engines", count(snapshot.remote_engines)]);
   }
   if (transport) {
-    all.push(["Registered", `${bytes(transport.registered_bytes)} in ${count(transport.regions)} regions`], ["Endpoints", count(transport.endpoints)]);
+    all.push(["Registered", `${bytes(transport.registered_bytes)} in ${count(transport.regions)} region${transport.regions === 1 ? "" : "s"}`], ["Endpoints", count(transport.endpoints)]);
     if (transport.rcache_queue !== null) all.push(["UCX invalidation queue", count(transport.rcache_queue)]);
   }
   for (const [name, times] of Object.entries(snapshot.failures)) all.push([name.replaceAll("_", " "), count(times)]);
@@ -366,7 +371,7 @@ function draw() {
   drawLinks();
   drawWires();
   drawDetails();
-  text($("window"), `TTFT and ITL are of the last ${Math.round(model.windowMs / 1000)} s of streamed answers, as they pass through the router. Charts show five minutes.`);
+  text($("window"), `TTFT and ITL are of the last ${Math.round(model.windowMs / 1000)} s of streamed answers, as they pass through the router. Charts show five minutes at most.`);
 }
 
 function take(state) {
