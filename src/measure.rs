@@ -58,6 +58,9 @@ pub(crate) fn up(args: &UpArgs) -> Result<(), Failure> {
             eprintln!("{:<8} {} over {over}, pid {}", role.role.as_str(), role.http, role.pid);
         }
         eprintln!("logs     {}", addresses.logs.display());
+        if let Some(ui) = &addresses.ui {
+            eprintln!("live     {ui}");
+        }
         eprintln!("Ctrl-C ends it. Try:");
         eprintln!(
             "  curl {}/v1/completions -H 'Content-Type: application/json' \

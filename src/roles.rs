@@ -105,6 +105,9 @@ pub(crate) struct RouterArgs {
     /// Largest request body in bytes
     #[arg(long)]
     max_body_bytes: Option<usize>,
+    /// Serve a live page at /ui, to whoever reaches the router
+    #[arg(long)]
+    ui: bool,
     /// End when the parent process does
     #[arg(long)]
     die_with_parent: bool,
@@ -162,6 +165,7 @@ pub(crate) fn router(args: &RouterArgs) -> Result<(), Failure> {
     let listen = SocketAddr::new(args.host, args.port);
     let mut config = RouterConfig::new(listen, args.prefill.clone(), args.decode.clone());
     config.policy = args.policy;
+    config.ui = args.ui;
     config.retries = args.retries.unwrap_or(config.retries);
     config.max_body_bytes = args.max_body_bytes.unwrap_or(config.max_body_bytes);
     if let Some(interval) = args.health_interval {

@@ -10,6 +10,7 @@
 //! - [`notification`]: what decode tells prefill over the transport: "read", "still here".
 //! - [`tokenizer`]: the built-in byte-level tokenizer, so that no model files are needed.
 //! - [`snapshot`]: what a role owns and has done; the work counters that leaks are measured by.
+//! - [`live`]: what the router's live page shows, and what it is told of memory.
 //! - [`fault`]: the mistakes that a role can be told to make.
 //! - [`ready`]: the line a role prints once it serves.
 //!
@@ -20,6 +21,7 @@ pub mod completion;
 pub mod error;
 pub mod fault;
 pub mod kv_transfer;
+pub mod live;
 pub mod notification;
 pub mod openai;
 pub mod ready;

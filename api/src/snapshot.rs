@@ -28,6 +28,13 @@ pub struct Snapshot {
     /// Where the KV pool lies in the address space of the process; null on the router.
     #[serde(default)]
     pub kv_pool: Option<AddressRange>,
+    /// `host:port` of the side channel (prefill); null elsewhere.
+    #[serde(default)]
+    pub side_channel: Option<String>,
+    /// Bytes of KV received, by the `host:port` of the side channel of the prefill that they came
+    /// from (decode). At most 256 of them; with more, the counts begin anew.
+    #[serde(default)]
+    pub kv_bytes_from: BTreeMap<String, u64>,
     /// Handshakes with remote engines that are remembered (decode).
     pub remote_engines: u64,
     /// Leases that pin blocks for a remote reader (prefill).
@@ -139,6 +146,8 @@ impl Snapshot {
             engine: None,
             transport: None,
             kv_pool: None,
+            side_channel: None,
+            kv_bytes_from: BTreeMap::new(),
             remote_engines: 0,
             leases: 0,
             failures: BTreeMap::new(),

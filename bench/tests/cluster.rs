@@ -56,6 +56,7 @@ fn plan(env: &[(&str, &str)]) -> ClusterPlan {
         seed: 1,
         policy: Policy::RoundRobin,
         listen: ("127.0.0.1".into(), 0),
+        ui: false,
         env,
     }
 }

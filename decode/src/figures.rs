@@ -1,6 +1,7 @@
 //! What decode shows of itself: NIXL's metrics under vLLM's names, and gauges for the snapshot.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pdlab_api::snapshot::Snapshot;
 use pdlab_transport::ReadReport;
@@ -23,6 +24,10 @@ const DESCRIPTORS: [f64; 14] = [
     50000.0,
 ];
 
+/// Prefills whose bytes are counted apart. Addresses come with requests, so that a bound is needed; a
+/// cluster has fewer.
+const MAX_SOURCES: usize = 256;
+
 /// Metrics of transfers.
 #[derive(Debug)]
 pub struct Figures {
@@ -33,6 +38,8 @@ pub struct Figures {
     descriptors: Histogram,
     failed: Counter,
     failed_notifications: Counter,
+    /// Bytes by the side channel of the prefill that they came from.
+    sources: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Figures {
@@ -48,15 +55,26 @@ impl Figures {
             descriptors: Histogram::new(DESCRIPTORS),
             failed: Counter::default(),
             failed_notifications: Counter::default(),
+            sources: Mutex::default(),
         }
     }
 
-    /// A transfer is done.
-    pub fn transferred(&self, report: &ReadReport) {
+    /// A transfer from the prefill with this side channel is done.
+    pub fn transferred(&self, host: &str, port: u16, report: &ReadReport) {
+        self.count(format!("{host}:{port}"), report.bytes);
         self.xfer.observe(report.duration.as_secs_f64());
         self.post.observe(report.post_duration.as_secs_f64());
         self.bytes.observe(report.bytes as f64);
         self.descriptors.observe(report.blocks as f64);
+    }
+
+    fn count(&self, source: String, bytes: u64) {
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        if sources.len() >= MAX_SOURCES && !sources.contains_key(&source) {
+            // Those that still serve are back with the next transfer.
+            sources.clear();
+        }
+        *sources.entry(source).or_default() += bytes;
     }
 
     /// A handshake or a transfer failed.
@@ -75,6 +93,9 @@ impl Observer for Figures {
     fn observe(&self, snapshot: &mut Snapshot) {
         snapshot.remote_engines = self.remotes.len() as u64;
         snapshot.work.reconnects = self.remotes.reconnects();
+        snapshot
+            .kv_bytes_from
+            .clone_from(&self.sources.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     fn register(&self, r: &mut Registry) {

@@ -137,7 +137,7 @@ impl Puller {
         match read {
             Ok(report) => {
                 self.remotes.transferred(&load.pull.engine_id, &remote);
-                self.figures.transferred(&report);
+                self.figures.transferred(&load.pull.host, load.pull.port, &report);
                 Shared::add(&self.shared.transfers, 1);
                 Shared::add(&self.shared.kv_bytes, report.bytes);
                 Ok(())

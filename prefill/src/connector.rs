@@ -19,13 +19,22 @@ use crate::pins::{Pins, Read};
 /// Figures that the HTTP side shows.
 #[derive(Debug, Default)]
 pub struct Figures {
+    side_channel: String,
     leases: AtomicU64,
     expired: Counter,
     late: Counter,
 }
 
+impl Figures {
+    /// Of the prefill with its side channel at this `host:port`.
+    pub fn new(side_channel: String) -> Self {
+        Self { side_channel, ..Self::default() }
+    }
+}
+
 impl Observer for Figures {
     fn observe(&self, snapshot: &mut Snapshot) {
+        snapshot.side_channel = Some(self.side_channel.clone());
         snapshot.leases = self.leases.load(Ordering::Relaxed);
     }
 

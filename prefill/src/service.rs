@@ -82,7 +82,7 @@ impl Prefill {
         let channel = pdlab_worker::channel();
         let engine = channel.0.clone();
         let shared = Arc::new(Shared::default());
-        let figures = Arc::new(Figures::default());
+        let figures = Arc::new(Figures::new(endpoint.clone()));
         let connector = PrefillConnector::new(
             identity,
             config.kv_lease,

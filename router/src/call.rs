@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hyper::header::HOST;
 use hyper::{HeaderMap, Method, Request, Response, Uri};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::answer::Answer;
 use crate::failure::Cause;
@@ -15,6 +15,7 @@ use crate::legs::{Pieces, opens_with_failure};
 use crate::relay::Relay;
 use crate::routes::Route;
 use crate::server::Shared;
+use crate::ui::Pace;
 use crate::upstream::Reply;
 
 /// What all requests to workers on behalf of one client request have in common.
@@ -23,6 +24,8 @@ pub(crate) struct Call {
     method: Method,
     uri: Uri,
     headers: HeaderMap,
+    /// When the client's request was there.
+    arrived: Instant,
 }
 
 impl Call {
@@ -33,6 +36,7 @@ impl Call {
             method: route.method(),
             uri: Uri::from_static(route.path()),
             headers: headers::to_workers(client, || shared.request_ids.next(), key),
+            arrived: Instant::now(),
         }
     }
 
@@ -74,6 +78,9 @@ impl Call {
                     || (events && first.is_some_and(|first| opens_with_failure(first)))
             }
         };
+        if events && !failed {
+            relay.timed(Pace::begin(&self.shared, self.arrived));
+        }
         let mut response = Response::new(Answer::relayed(relay));
         *response.status_mut() = status;
         *response.headers_mut() = headers;

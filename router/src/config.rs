@@ -62,6 +62,9 @@ pub struct RouterConfig {
     /// seed make the same ids, so it is for replaying a run, not for serving. Default: none, which
     /// takes it from the system.
     pub request_id_seed: Option<u64>,
+    /// Serve the live page at `/ui`, and look at the workers once a second for it. Whoever reaches
+    /// the router can read it, and can report memory to it. Default: no.
+    pub ui: bool,
 }
 
 /// How workers are watched: `GET /health` on a fresh connection, again and again.
@@ -110,6 +113,7 @@ impl RouterConfig {
             health: HealthConfig::default(),
             worker_api_key: None,
             request_id_seed: None,
+            ui: false,
         }
     }
 

@@ -192,6 +192,15 @@ impl Fleet {
         &self.workers
     }
 
+    /// How every worker is seen, and what was last said against it.
+    pub(crate) fn healths(&self) -> Vec<(Status, Option<String>)> {
+        let describe = |(health, why): &(Health, Option<String>)| {
+            let status = health.status();
+            (status, why.clone().filter(|_| status != Status::Healthy))
+        };
+        self.lock().health.iter().map(describe).collect()
+    }
+
     pub(crate) fn states(&self) -> Vec<WorkerState> {
         let state = self.lock();
         let describe = |worker: &Arc<Worker>| WorkerState {
@@ -232,7 +241,7 @@ impl Worker {
         Self { leg, index, url: url.clone(), host, pool, check_now, metrics }
     }
 
-    fn in_flight(&self) -> u64 {
+    pub(crate) fn in_flight(&self) -> u64 {
         self.metrics.in_flight.get().unsigned_abs()
     }
 }

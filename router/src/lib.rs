@@ -23,6 +23,7 @@
 //! - `relay`: passes decode's bytes on, and says so when they end too early.
 //! - `fleet`, `checker`: the workers, who is free, who is alive.
 //! - `upstream`: kept-alive connections to workers, driven by the request that uses them.
+//! - `ui`: the live page, for people.
 //! - `metrics`, `answer`, `headers`, `request_id`, `failure`: what the names say.
 //!
 //! # A request owns everything it uses
@@ -70,6 +71,7 @@ mod retry;
 mod routes;
 mod server;
 mod single;
+mod ui;
 mod upstream;
 
 pub use config::{ApiKey, HealthConfig, RouterConfig, WorkerUrl};

@@ -170,6 +170,16 @@ impl Metrics {
         routes.flat_map(|route| &self.requests[*route as usize]).map(Counter::get).sum()
     }
 
+    /// Of those, the ones that failed or were cut.
+    pub(crate) fn failed_generations(&self) -> u64 {
+        let routes = Route::ALL.iter().filter(|route| route.has_two_legs());
+        let failed = |route: &Route| {
+            let outcomes = &self.requests[*route as usize];
+            outcomes[Outcome::Failed as usize].get() + outcomes[Outcome::Cut as usize].get()
+        };
+        routes.map(failed).sum()
+    }
+
     /// What went wrong, by name; nothing that did not happen.
     pub(crate) fn failures(&self) -> BTreeMap<String, u64> {
         let legs = self

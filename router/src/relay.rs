@@ -14,6 +14,7 @@ use crate::failure::{Cause, Kind, note};
 use crate::fleet::Slot;
 use crate::headers::is_event_stream;
 use crate::server::Shared;
+use crate::ui::Pace;
 use crate::upstream::{ReplyBody, full};
 
 /// A worker's body on its way to the client.
@@ -30,6 +31,8 @@ pub(crate) struct Relay {
     ended: Option<Ended>,
     /// The last bytes passed on end an event.
     between_events: bool,
+    /// Times the stream for the live page.
+    pace: Option<Pace>,
 }
 
 enum Ended {
@@ -60,6 +63,7 @@ impl Relay {
             armed: false,
             ended: None,
             between_events: true,
+            pace: None,
         }
     }
 
@@ -71,6 +75,11 @@ impl Relay {
             self.ended = Some(Ended::Well);
         }
         Ok(self.first.as_ref())
+    }
+
+    /// From now on, times what comes.
+    pub(crate) fn timed(&mut self, pace: Option<Pace>) {
+        self.pace = pace;
     }
 
     /// The body is a stream of events.
@@ -124,6 +133,9 @@ impl Relay {
     fn poll_worker(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Cause>> {
         if let Poll::Ready(next) = self.body.poll_data(cx) {
             self.armed = false;
+            if let (Some(pace), Some(Ok(data))) = (&mut self.pace, &next) {
+                pace.bytes(data);
+            }
             return Poll::Ready(next.transpose().map_err(|error| {
                 Cause::Broken(format!("broke off in the middle of its answer: {}", full(&error)))
             }));

@@ -11,7 +11,7 @@ use pdlab_api::error::ErrorBody;
 
 use crate::answer::{Answer, error, guarded, json, whole};
 use crate::server::Shared;
-use crate::{forward, single};
+use crate::{forward, single, ui};
 
 /// A path whose requests go to workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +47,9 @@ pub(crate) async fn serve(
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
     let path = request.uri().path();
+    if let Some(page) = shared.ui.as_ref().filter(|_| ui::is_ours(path)) {
+        return Ok(ui::serve(&shared, page, request).await);
+    }
     let Some(target) = target(path) else {
         // FastAPI's phrase, which vLLM answers with where it has no route either.
         let message = format!("Not Found: the router has no route {path}");

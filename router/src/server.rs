@@ -23,6 +23,7 @@ use crate::fleet::{Fleet, Leg, WorkerState};
 use crate::metrics::Metrics;
 use crate::request_id::RequestIds;
 use crate::routes;
+use crate::ui::{self, Ui};
 
 /// Pause after a failed accept. The usual cause is that file descriptors have run out, and trying
 /// again at once would only burn a core until some are closed.
@@ -56,6 +57,8 @@ pub(crate) struct Shared {
     pub(crate) decode: Fleet,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) request_ids: RequestIds,
+    /// The live page, where it is wanted.
+    pub(crate) ui: Option<Ui>,
 }
 
 impl Router {
@@ -94,6 +97,7 @@ impl Router {
         for worker in shared.prefill.workers().iter().chain(shared.decode.workers()) {
             checkers.spawn(checker::watch(shared.clone(), worker.clone()));
         }
+        checkers.spawn(ui::collect(shared.clone()));
         let mut connections = JoinSet::new();
         let draining = CancellationToken::new();
         let mut shutdown = pin!(shutdown);
@@ -154,6 +158,7 @@ impl Shared {
             decode: Fleet::new(Leg::Decode, &config.decode, &config, &metrics),
             metrics: Arc::new(metrics),
             request_ids: RequestIds::new(config.request_id_seed),
+            ui: config.ui.then(|| Ui::new(config.prefill.len(), config.decode.len())),
             config,
         }
     }

@@ -42,7 +42,7 @@ fn run(command: &mut Command) {
     );
 }
 
-fn script(name: &str, args: &[&str]) {
+pub(crate) fn script(name: &str, args: &[&str]) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/foreign").join(name);
     run(Command::new(venv_bin().join("python")).arg(path).args(args));
 }

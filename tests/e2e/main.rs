@@ -4,10 +4,15 @@
 //! - [`failures`]: what they see, and what is left behind, when something goes wrong.
 //! - [`faults`]: mistakes on purpose, with and without.
 //! - [`foreign`]: foreign routers and clients against our services, unchanged.
+//! - [`live`]: the live page in a real browser, which [`chromium`] drives.
+//! - [`deploy`]: the files of `deploy/` against what is there.
 //! - [`common`]: starts processes and ends them, whatever happens.
 
+mod chromium;
 mod common;
+mod deploy;
 mod failures;
 mod faults;
 mod foreign;
+mod live;
 mod serving;

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::{StatusCode, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::ClusterError;
@@ -22,7 +24,7 @@ const ANSWER_LIMIT_BYTES: usize = 8 << 20;
 /// An HTTP client that keeps its connections.
 #[derive(Debug, Clone)]
 pub struct HttpClient {
-    client: Client<HttpConnector, Empty<Bytes>>,
+    client: Client<HttpConnector, Full<Bytes>>,
 }
 
 impl HttpClient {
@@ -38,7 +40,33 @@ impl HttpClient {
     /// [`ClusterError::Http`] without an answer, on a status other than 200, on a body that is
     /// too large.
     pub async fn get(&self, role: &str, url: &str) -> Result<Bytes, ClusterError> {
-        match tokio::time::timeout(TIMEOUT, self.exchange(url)).await {
+        self.ask(role, url, Request::default()).await
+    }
+
+    /// Sends `content` as JSON with `POST url`.
+    ///
+    /// # Errors
+    /// Those of [`HttpClient::get`].
+    pub async fn post_json(
+        &self,
+        role: &str,
+        url: &str,
+        content: &impl Serialize,
+    ) -> Result<(), ClusterError> {
+        let json = serde_json::to_vec(content).map_err(|e| failed(role, url, e.to_string()))?;
+        let mut request = Request::new(Full::from(json));
+        *request.method_mut() = Method::POST;
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        self.ask(role, url, request).await.map(|_| ())
+    }
+
+    async fn ask(
+        &self,
+        role: &str,
+        url: &str,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Bytes, ClusterError> {
+        match tokio::time::timeout(TIMEOUT, self.exchange(url, request)).await {
             Ok(answer) => answer.map_err(|reason| failed(role, url, reason)),
             Err(_) => Err(failed(role, url, format!("no answer within {} s", TIMEOUT.as_secs()))),
         }
@@ -57,9 +85,14 @@ impl HttpClient {
         serde_json::from_slice(&body).map_err(|source| failed(role, url, source.to_string()))
     }
 
-    async fn exchange(&self, url: &str) -> Result<Bytes, String> {
+    async fn exchange(
+        &self,
+        url: &str,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Bytes, String> {
         let url: Uri = url.parse().map_err(|source| format!("no URL: {source}"))?;
-        let response = self.client.get(url).await.map_err(|source| causes(&source))?;
+        *request.uri_mut() = url;
+        let response = self.client.request(request).await.map_err(|source| causes(&source))?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_LIMIT_BYTES).collect().await;
         let body = body.map_err(|source| source.to_string())?.to_bytes();

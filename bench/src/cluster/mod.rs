@@ -10,6 +10,7 @@
 //! - [`child`]: one role process, from spawn to reaped.
 //! - [`http`]: the few requests that a cluster sends to its roles.
 //! - [`log`]: the last lines of a role's log, for error messages.
+//! - [`memory`]: watches the memory of the roles, for the router's live page.
 //! - [`up`]: `pdlab up`, a cluster until Ctrl-C.
 //! - [`error`]: what can go wrong, with the role's own words.
 
@@ -17,6 +18,7 @@ pub mod child;
 pub mod error;
 pub mod http;
 pub mod log;
+pub mod memory;
 pub mod plan;
 pub mod up;
 
@@ -24,6 +26,7 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pdlab_api::live::MemoryReport;
 use pdlab_api::ready::Role;
 use pdlab_api::snapshot::{AddressRange, Regions, Snapshot};
 use tokio::time::{Instant, sleep};
@@ -172,6 +175,24 @@ impl Cluster {
     /// [`ClusterError::Died`] with the role's last log lines.
     pub fn check_alive(&mut self) -> Result<(), ClusterError> {
         self.roles.iter_mut().try_for_each(RoleProcess::check_alive)
+    }
+
+    /// The roles that have exited: their places in [`Cluster::roles`], and how they ended.
+    pub fn deaths(&mut self) -> Vec<(usize, ClusterError)> {
+        let ended = |(index, process): (usize, &mut RoleProcess)| {
+            process.check_alive().err().map(|error| (index, error))
+        };
+        self.roles.iter_mut().enumerate().filter_map(ended).collect()
+    }
+
+    /// Tells the router what was seen of the memory of its processes.
+    ///
+    /// # Errors
+    /// [`ClusterError::Http`] if it does not take it.
+    pub async fn tell_memory(&self, report: &MemoryReport) -> Result<(), ClusterError> {
+        let router = self.router();
+        let url = format!("{}/ui/memory", router.ready().http);
+        self.http.post_json(router.label(), &url, report).await
     }
 
     /// How long [`Cluster::drained`] should be given where everything is given back in time.

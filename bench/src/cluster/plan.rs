@@ -69,6 +69,8 @@ pub struct ClusterPlan {
     /// Where the router listens: `host`, `port` (0: one of the kernel's choice). The workers
     /// always listen on ports of the kernel's choice on 127.0.0.1.
     pub listen: (String, u16),
+    /// Whether the router serves its live page.
+    pub ui: bool,
     /// Environment of every role, on top of the environment of this process.
     pub env: BTreeMap<String, String>,
 }
@@ -182,6 +184,9 @@ impl ClusterPlan {
         }
         args.option("--policy", self.policy.as_str())
             .optional("--health-interval", self.health_interval_s);
+        if self.ui {
+            args.flag("--ui");
+        }
         RoleCommand { role: Role::Router, label: "router".to_owned(), args: args.finish() }
     }
 
@@ -306,6 +311,7 @@ mod tests {
             seed: 7,
             policy: Policy::RoundRobin,
             listen: ("127.0.0.1".into(), 0),
+            ui: false,
             env: BTreeMap::new(),
         }
     }
@@ -363,10 +369,11 @@ mod tests {
             decode_max_model_len: Some(300),
             renew_engine_every: Some(9),
             health_interval_s: Some(0.5),
+            ui: true,
             ..plan()
         };
         let router = plan.router(Vec::new(), Vec::new()).args.join(" ");
-        assert!(router.contains("--health-interval 0.5"), "{router}");
+        assert!(router.contains("--health-interval 0.5 --ui"), "{router}");
         let lines: Vec<String> =
             plan.workers().iter().map(|command| command.args.join(" ")).collect();
         assert!(lines[0].contains("--max-num-seqs 8") && !lines[0].contains("--max-model-len"));

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use pdlab_api::ready::Ready;
+use pdlab_api::ready::{Ready, Role};
 use pdlab_leak::scenario::{Pattern, ScenarioError, Transport, parse_setting};
 use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::memory::MemoryWatch;
 use super::plan::{KV_LEASE_DURATION_S, KV_READ_TIMEOUT_MS, MAX_NUM_BATCHED_TOKENS};
 use super::{ChurnPlan, Cluster, ClusterError, ClusterPlan, End, EnginePlan, Patience, Policy};
 
@@ -86,6 +87,10 @@ pub struct UpArgs {
     /// Seed of what is random in a role
     #[arg(long, value_name = "N", default_value_t = 1, env = "PDLAB_SEED")]
     pub seed: u64,
+    /// Show the cluster live on a page of the router, at /ui; a worker that dies is shown there and
+    /// does not end the others
+    #[arg(long)]
+    pub ui: bool,
     /// Print the addresses as one JSON object on the last line of stdout
     #[arg(long)]
     pub json: bool,
@@ -143,6 +148,7 @@ impl UpArgs {
             seed: self.seed,
             policy: self.policy,
             listen: (self.host.clone(), self.port),
+            ui: self.ui,
             env,
         })
     }
@@ -153,20 +159,23 @@ impl UpArgs {
 pub struct Addresses {
     /// Base URL of the router: where clients go.
     pub url: String,
+    /// The live page; null without one.
+    pub ui: Option<String>,
     /// Where the roles log.
     pub logs: PathBuf,
     /// The ready lines of all roles.
     pub roles: Vec<Ready>,
 }
 
-/// How often the roles are looked after.
+/// How often the roles are looked after, and their memory is read for a live page.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs a cluster until `cancel` is cancelled, and ends it in order. `up` is called once, when it
 /// serves.
 ///
 /// # Errors
-/// If it does not start, or a role dies; the others are ended then.
+/// If it does not start, or a role dies; the others are ended then. With a live page, on which a
+/// dead worker is shown, only the router's death is the end.
 pub async fn run(
     plan: &ClusterPlan,
     log_dir: &Path,
@@ -181,24 +190,40 @@ pub async fn run(
     };
     up(&Addresses {
         url: cluster.url().to_owned(),
+        ui: plan.ui.then(|| format!("{}/ui", cluster.url())),
         logs: log_dir.to_owned(),
         roles: cluster.roles().iter().map(|role| role.ready().clone()).collect(),
     });
     let died = tokio::select! {
-        error = first_death(&mut cluster) => Some(error),
+        error = look_after(&mut cluster, plan) => Some(error),
         () = cancel.cancelled() => None,
     };
     let ends = cluster.stop().await;
     died.map_or(Ok(ends), Err)
 }
 
-async fn first_death(cluster: &mut Cluster) -> ClusterError {
+/// Looks after the roles until the cluster is at its end, and says of what.
+async fn look_after(cluster: &mut Cluster, plan: &ClusterPlan) -> ClusterError {
     let mut ticks = interval(WATCH_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut memory = plan.ui.then(|| MemoryWatch::open(cluster, plan.seed));
+    let mut mourned = Vec::new();
     loop {
         ticks.tick().await;
-        if let Err(error) = cluster.check_alive() {
-            return error;
+        for (index, death) in cluster.deaths() {
+            if !plan.ui || cluster.roles()[index].ready().role == Role::Router {
+                return death;
+            }
+            if !mourned.contains(&index) {
+                eprintln!("{death}");
+                mourned.push(index);
+            }
+        }
+        if let Some(memory) = &mut memory {
+            let report = memory.look(cluster, &mourned).await;
+            // A router that does not take it is dead, which the next tick finds, or busy, and then
+            // the next report is the better one.
+            let _ = cluster.tell_memory(&report).await;
         }
     }
 }

@@ -67,6 +67,7 @@ pub fn cluster(scenario: &Scenario, host: &Host) -> ClusterPlan {
         seed: scenario.seed,
         policy: Policy::RoundRobin,
         listen: ("127.0.0.1".to_owned(), 0),
+        ui: false,
         env: scenario.env.clone(),
     }
 }
