@@ -10,6 +10,7 @@
 //! - [`growth`]: a gauge against work with the fitted line; `memory`: the plot of it.
 //! - `owners`, `roles`, [`cures`], `facts`: the other sections.
 //! - [`matrix`] and its `heat` maps; [`zoo`]: the pages of many runs.
+//! - [`transfer`]: bandwidth and latency of `pdlab bench transfer`.
 //! - [`markdown`]: the main plot for the page of a CI job.
 //! - `svg`, `scale`, `thin`: plots: places, ticks, fewer points. `html`, `words`: page and phrases.
 
@@ -31,6 +32,7 @@ pub mod run;
 mod scale;
 mod svg;
 mod thin;
+pub mod transfer;
 mod words;
 pub mod zoo;
 
@@ -41,6 +43,7 @@ pub use markdown::markdown;
 
 use matrix::Matrix;
 use run::Run;
+use transfer::Transfer;
 use zoo::Zoo;
 
 /// The name of the page in the directory of its run.
@@ -55,6 +58,8 @@ pub enum Document {
     Matrix(Box<Matrix>),
     /// Many scenarios.
     Zoo(Zoo),
+    /// Transfers over block sizes.
+    Transfer(Box<Transfer>),
 }
 
 impl Document {
@@ -64,6 +69,7 @@ impl Document {
             Self::Run(run) => run::render(run),
             Self::Matrix(matrix) => matrix::render(matrix),
             Self::Zoo(zoo) => zoo::render(zoo),
+            Self::Transfer(transfer) => transfer::render(transfer),
         }
     }
 
@@ -73,6 +79,7 @@ impl Document {
             Self::Run(run) => &run.notes,
             Self::Matrix(matrix) => &matrix.notes,
             Self::Zoo(zoo) => &zoo.notes,
+            Self::Transfer(transfer) => &transfer.notes,
         }
     }
 }

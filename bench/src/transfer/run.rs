@@ -156,7 +156,8 @@ impl Bench<'_> {
         let driver = |flow: Flow| if serves { flow.source } else { flow.target };
         if plan.warmup_ms > 0 {
             let warmup = runs(plan, cell, Limit::Millis(plan.warmup_ms), driver);
-            fail_early(fleet.run(warmup, cancel).await?, fleet)?;
+            let warm = fleet.run(warmup, cancel).await?;
+            fail_early(warm, &flows, serves, fleet).await?;
         }
         let before = usage(fleet).await?;
         let reports = fleet.run(runs(plan, cell, plan.limit, driver), cancel).await?;
@@ -182,13 +183,13 @@ impl Bench<'_> {
         }
         round.flows.sort_by_key(|(flow, _)| *flow);
         round.latency = latencies.percentiles();
-        fail_early(reports, fleet)?;
+        fail_early(reports, &flows, serves, fleet).await?;
         if serves {
             for agent in targets(&flows) {
                 match fleet.members[agent].ask(Request::EndServe).await? {
                     Reply::Ran(report) => {
                         report.flows.iter().for_each(|leg| look(gathered, leg));
-                        fail_early(vec![(agent, report)], fleet)?;
+                        fail(agent, report.failure, fleet)?;
                     }
                     other => return Err(Error::Here(format!("an unexpected answer: {other:?}"))),
                 }
@@ -320,13 +321,29 @@ fn look(gathered: &mut Gathered, leg: &LegReport) {
     }
 }
 
-fn fail_early(reports: Vec<(usize, Report)>, fleet: &Fleet) -> Result<(), Error> {
+/// The failure of a run. Of a write that was not answered, the target knows why.
+async fn fail_early(
+    reports: Vec<(usize, Report)>,
+    flows: &[Flow],
+    serves: bool,
+    fleet: &mut Fleet,
+) -> Result<(), Error> {
     let failed = reports.into_iter().find_map(|(agent, report)| Some((agent, report.failure?)));
-    match failed {
-        None => Ok(()),
-        Some((agent, reason)) => {
-            Err(Error::Lost { agent: fleet.members[agent].label.clone(), reason })
+    let Some((agent, reason)) = failed else { return Ok(()) };
+    if serves {
+        for target in targets(flows) {
+            if let Reply::Ran(report) = fleet.members[target].ask(Request::EndServe).await? {
+                fail(target, report.failure, fleet)?;
+            }
         }
+    }
+    fail(agent, Some(reason), fleet)
+}
+
+fn fail(agent: usize, failure: Option<String>, fleet: &Fleet) -> Result<(), Error> {
+    match failure {
+        None => Ok(()),
+        Some(reason) => Err(Error::Lost { agent: fleet.members[agent].label.clone(), reason }),
     }
 }
 

@@ -4,7 +4,7 @@
 //! side that owns the memory has fetched it. So a write takes a message to the target, a read, and
 //! the notification behind it; its latency, seen by the source, is all three.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::pull::{Offsets, Puller, Slots};
+use super::pull::{Offsets, Puller, Slot, Slots};
 use super::read::Quota;
 use super::stats::Latencies;
 use super::wire::{Leg, LegReport, Report, Run};
@@ -174,7 +174,22 @@ impl Outgoing {
 struct Incoming {
     puller: Puller,
     slots: Slots,
+    /// Asked for and not begun. A source hears that its bytes are there a moment before the slot
+    /// they went through is free again, so it may ask for the next one that early.
+    waiting: VecDeque<(u64, u64)>,
     report: LegReport,
+}
+
+impl Incoming {
+    /// What can be begun now: a slot, the write's id, and where its blocks are.
+    fn next(&mut self) -> Option<(Slot, u64, u64)> {
+        if self.waiting.is_empty() {
+            return None;
+        }
+        let slot = self.slots.take()?;
+        let (id, offset) = self.waiting.pop_front()?;
+        Some((slot, id, offset))
+    }
 }
 
 /// Fetches what the sources of `run` ask for, until `stop`, and then what was asked before.
@@ -190,39 +205,52 @@ pub(super) async fn serve(
     for (leg, puller) in run.flows.iter().zip(pullers) {
         let report = LegReport { peer: leg.peer, ..LegReport::default() };
         match Slots::new(run, leg) {
-            Ok(slots) => flows.insert(leg.peer as u32, Incoming { puller, slots, report }),
+            Ok(slots) => {
+                let waiting = VecDeque::new();
+                flows.insert(leg.peer as u32, Incoming { puller, slots, waiting, report })
+            }
             Err(error) => return Report { flows: Vec::new(), failure: Some(error.to_string()) },
         };
     }
     let mut failure = None;
     let mut in_flight = FuturesUnordered::new();
     loop {
-        tokio::select! {
+        let touched = tokio::select! {
             note = asked.recv(), if failure.is_none() && !stop.is_cancelled() => match note {
-                Some(Note::Pull { from, id, offset }) => {
-                    let slot = flows.get_mut(&from).and_then(|flow| flow.slots.take());
-                    let Some(slot) = slot else {
+                Some(Note::Pull { from, id, offset }) => match flows.get_mut(&from) {
+                    Some(flow) if flow.waiting.len() < run.width => {
+                        flow.waiting.push_back((id, offset));
+                        from
+                    }
+                    _ => {
                         failure = Some(format!("agent {from} asks for more than was agreed"));
                         continue;
-                    };
-                    let puller = flows[&from].puller.clone();
-                    let done = Note::Done { from: me, id }.encode();
-                    in_flight.push(async move {
-                        (from, puller.pull(slot, offset, Some(done)).await)
-                    });
+                    }
+                },
+                Some(Note::Done { .. }) => continue,
+                None => {
+                    failure = Some("the agent has closed".to_owned());
+                    continue;
                 }
-                Some(Note::Done { .. }) => {}
-                None => failure = Some("the agent has closed".to_owned()),
             },
-            Some((from, pulled)) = in_flight.next() => match pulled {
-                Ok((slot, pulled)) => {
-                    let flow = flows.get_mut(&from).expect("it was there when the pull began");
-                    flow.slots.give_back(slot);
-                    flow.puller.note(pulled, &mut flow.report);
+            Some((from, pulled)) = in_flight.next() => {
+                let flow = flows.get_mut(&from).expect("it was there when the pull began");
+                match pulled {
+                    Ok((slot, pulled)) => {
+                        flow.slots.give_back(slot);
+                        flow.puller.note(pulled, &mut flow.report);
+                    }
+                    Err(error) => failure = failure.or(Some(error.to_string())),
                 }
-                Err(error) => failure = failure.or(Some(error.to_string())),
-            },
+                from
+            }
             () = stop.cancelled(), if in_flight.is_empty() => break,
+        };
+        let flow = flows.get_mut(&touched).expect("it was just looked up");
+        while let Some((slot, id, offset)) = flow.next() {
+            let puller = flow.puller.clone();
+            let done = Note::Done { from: me, id }.encode();
+            in_flight.push(async move { (touched, puller.pull(slot, offset, Some(done)).await) });
         }
     }
     Report { flows: flows.into_values().map(|flow| flow.report).collect(), failure }

@@ -10,8 +10,8 @@ use super::serving::ToolSite;
 use crate::transfer::error::Refusal;
 use crate::transfer::wire::{Reply, ToolJob};
 
-/// How long a tool may take in all, its start included.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a tool may take in all, its start included: half of what a coordinator waits for.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// A server that has just been started does not listen yet.
 const START: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(200);

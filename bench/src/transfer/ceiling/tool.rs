@@ -102,31 +102,25 @@ impl Tool {
                 "-l",
                 &text((*block_bytes).min(1 << 20)),
             ]),
-            // -f: only the last line; -v: as numbers.
-            Self::UcxPerftest => {
-                let mut args = words(&[
-                    host,
-                    "-p",
-                    &port,
-                    "-t",
-                    "ucp_get",
-                    "-s",
-                    &size,
-                    "-O",
-                    &depth.to_string(),
-                    "-n",
-                    &text(*iterations),
-                    "-w",
-                    &text((*iterations / 10).max(1)),
-                    "-f",
-                    "-v",
-                ]);
-                if *depth == 1 {
-                    // A latency compares with ours only if it waits for events as ours does.
-                    args.extend(words(&["-E", "sleep"]));
-                }
-                args
-            }
+            // -f: only the last line; -v: as numbers. It spins on both sides: with its mode that
+            // sleeps (-E sleep) the side that is read from does not answer gets over TCP.
+            Self::UcxPerftest => words(&[
+                host,
+                "-p",
+                &port,
+                "-t",
+                "ucp_get",
+                "-s",
+                &size,
+                "-O",
+                &depth.to_string(),
+                "-n",
+                &text(*iterations),
+                "-w",
+                &text((*iterations / 10).max(1)),
+                "-f",
+                "-v",
+            ]),
             Self::IbReadBw | Self::IbReadLat => {
                 let mut args = self.ib(job);
                 args.push(host.to_owned());
