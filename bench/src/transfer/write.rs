@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use pdlab_transport::Peer;
+use pdlab_transport::{Error, Peer};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::pull::{Offsets, Puller, Slot, Slots};
+use super::pull::{Offsets, Pulled, Puller, Slot, Slots};
 use super::read::Quota;
 use super::stats::Latencies;
 use super::wire::{Leg, LegReport, Report, Run};
@@ -235,6 +235,7 @@ pub(super) async fn serve(
             },
             Some((from, pulled)) = in_flight.next() => {
                 let flow = flows.get_mut(&from).expect("it was there when the pull began");
+                let pulled: Result<(Slot, Pulled), Error> = pulled;
                 match pulled {
                     Ok((slot, pulled)) => {
                         flow.slots.give_back(slot);
