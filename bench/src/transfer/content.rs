@@ -25,10 +25,9 @@ impl Content {
 
     /// Writes what belongs at `offset`, in whole words.
     pub fn fill(self, bytes: &mut [u8], offset: u64) {
-        let mut word = offset / WORD_BYTES as u64;
-        for chunk in bytes.as_chunks_mut::<WORD_BYTES>().0 {
+        let first = offset / WORD_BYTES as u64;
+        for (chunk, word) in bytes.as_chunks_mut::<WORD_BYTES>().0.iter_mut().zip(first..) {
             *chunk = self.word(word);
-            word += 1;
         }
     }
 

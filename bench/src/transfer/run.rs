@@ -206,20 +206,25 @@ impl Bench<'_> {
     ) -> Result<Vec<(String, CeilingRound)>, Error> {
         let Some(copies) = &self.copies else { return Ok(Vec::new()) };
         let key = (number, cell.block_bytes);
-        if !self.copied.contains_key(&key) {
-            let (copies, block) = (Arc::clone(copies), cell.block_bytes as usize);
-            let rates = spawn_blocking(move || {
-                // A panic in a copy leaves bytes and nothing else behind.
-                let mut copies = copies.lock().unwrap_or_else(PoisonError::into_inner);
-                [block, COLD_BYTES as usize].map(|walk| copies.measure(block, walk, COPY_TIME))
-            });
-            self.copied.insert(key, rates.await.map_err(here)?);
-        }
+        let rates = match self.copied.get(&key) {
+            Some(rates) => *rates,
+            None => {
+                let (copies, block) = (Arc::clone(copies), cell.block_bytes as usize);
+                let copying = spawn_blocking(move || {
+                    // A panic in a copy leaves bytes and nothing else behind.
+                    let mut copies = copies.lock().unwrap_or_else(PoisonError::into_inner);
+                    [block, COLD_BYTES as usize].map(|walk| copies.measure(block, walk, COPY_TIME))
+                });
+                let rates = copying.await.map_err(here)?;
+                self.copied.insert(key, rates);
+                rates
+            }
+        };
         let ceiling = |(name, rate): (&str, f64)| {
             let round = CeilingRound { bytes_per_s: Some(rate), ..CeilingRound::default() };
             (name.to_owned(), round)
         };
-        Ok(["memcpy hot", "memcpy cold"].into_iter().zip(self.copied[&key]).map(ceiling).collect())
+        Ok(["memcpy hot", "memcpy cold"].into_iter().zip(rates).map(ceiling).collect())
     }
 
     /// What the tools of the field reach between the two ends of the first flow.
