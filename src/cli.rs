@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::exit::Failure;
-use crate::{doctor, matrix, measure, report, roles, ucx, zoo};
+use crate::{doctor, matrix, measure, report, roles, transfer, ucx, zoo};
 
 /// A lab for prefill/decode disaggregated LLM serving that needs no GPU.
 #[derive(Debug, Parser)]
@@ -47,6 +47,8 @@ enum Command {
 enum BenchCommand {
     /// Load any OpenAI-compatible server, with the options of `vllm bench serve`
     Serve(Box<pdlab_bench::serve::Options>),
+    /// Move blocks between processes or hosts, beside what the machine can do
+    Transfer(Box<pdlab_bench::transfer::Options>),
 }
 
 impl Cli {
@@ -60,6 +62,7 @@ impl Cli {
             Command::Gate(args) => zoo::gate(&args),
             Command::Up(args) => measure::up(&args),
             Command::Bench(BenchCommand::Serve(args)) => measure::serve(&args),
+            Command::Bench(BenchCommand::Transfer(args)) => transfer::transfer(&args),
             Command::Router(args) => roles::router(&args),
             Command::Prefill(args) => roles::prefill(&args),
             Command::Decode(args) => roles::decode(&args),

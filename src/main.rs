@@ -5,7 +5,8 @@
 //! - `transport_args`, `engine_args`: flags that prefill and decode share.
 //! - `roles`: `pdlab prefill`, `decode`, `router`.
 //! - `ucx`, `doctor`: what is installed and what can run here.
-//! - `measure`: `pdlab repro`, `up` and `bench`. `matrix`: `pdlab matrix`. `report`: `pdlab report`.
+//! - `measure`: `pdlab repro`, `up` and `bench serve`. `transfer`: `pdlab bench transfer`.
+//!   `matrix`: `pdlab matrix`. `report`: `pdlab report`.
 
 mod cli;
 mod doctor;
@@ -16,6 +17,7 @@ mod matrix;
 mod measure;
 mod report;
 mod roles;
+mod transfer;
 mod transport_args;
 mod ucx;
 mod zoo;

@@ -235,7 +235,7 @@ pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
 }
 
 /// Asks the kernel for SIGTERM when the parent dies.
-fn follow_parent() -> Result<(), Failure> {
+pub(crate) fn follow_parent() -> Result<(), Failure> {
     let parent = nix::unistd::getppid();
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM)
         .map_err(|e| Failure::environment(format!("cannot follow the parent process: {e}")))?;
@@ -254,7 +254,7 @@ fn announce(ready: &Ready) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-fn log_to_stderr() {
+pub(crate) fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("PDLAB_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();

@@ -25,6 +25,11 @@ pub(crate) struct TransportArgs {
 }
 
 impl TransportArgs {
+    /// As if they had been given on the command line.
+    pub(crate) fn new(transport: BackendChoice, ucx: BuildSpec) -> Self {
+        Self { transport, ucx }
+    }
+
     /// The transport of an agent. With `auto`, a UCX build that is not there is no error.
     pub(crate) fn agent(&self, name: String, listen: IpAddr) -> Result<AgentConfig, Failure> {
         let ucx = match self.transport {

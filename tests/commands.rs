@@ -51,6 +51,23 @@ fn bad_arguments_of_roles_are_named() {
 }
 
 #[test]
+fn transfers_that_make_no_sense_move_nothing() {
+    let transfer = |args: &[&str], code, words: &[&str]| {
+        fails(&[&["bench", "transfer"], args].concat(), code, words);
+    };
+    transfer(&["--transport", "pigeon"], 2, &["pigeon", "tcp"]);
+    transfer(&["--block-size", "12x"], 2, &["--block-size", "12x"]);
+    transfer(&["--block-size", "2G"], 2, &["--block-size", "512 B to 1 GiB"]);
+    transfer(&["--depth", "0"], 2, &["--depth", "1 or more"]);
+    transfer(&["--pattern", "ring"], 2, &["ring", "many-to-one"]);
+    transfer(&["--duration", "soon"], 2, &["--duration", "soon"]);
+    transfer(&["--duration", "1s", "--bytes", "1G"], 2, &["--bytes", "--duration"]);
+    transfer(&["--connect", "here"], 2, &["--connect", "HOST:PORT"]);
+    transfer(&["--listen", "127.0.0.1:0", "--connect", "x:1"], 2, &["--listen", "--connect"]);
+    transfer(&["--listen", "192.0.2.1:7100"], 3, &["cannot listen on 192.0.2.1:7100"]);
+}
+
+#[test]
 fn a_matrix_that_makes_no_sense_runs_nothing() {
     fails(&["matrix", "no-such"], 2, &["no-such", "ucx-rcache-invq"]);
     fails(&["matrix", "--ucx", "1.19.0,9.9.9"], 2, &["9.9.9", "1.19.0"]);

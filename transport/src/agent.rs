@@ -214,6 +214,14 @@ impl Agent {
         self.inner.backend.version()
     }
 
+    /// Settings that differ from the defaults of the library behind the backend, as environment
+    /// variables, for a tool that is to be compared with this agent. Empty for TCP. Variables that
+    /// the user has set are not among them.
+    #[must_use]
+    pub fn settings(&self) -> Vec<(String, String)> {
+        self.inner.backend.settings()
+    }
+
     /// Ends every connection, deregisters, and returns when tasks, sockets, endpoints and
     /// registrations are gone. Operations in flight get [`Error::Closed`]. Idempotent.
     ///

@@ -78,6 +78,12 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// the same is up to the backend.
     fn deregister(&self, region: &RegionCore) -> Result<(), Error>;
 
+    /// What it sets that its library would not, as environment variables: who sets them runs the
+    /// library as this backend does.
+    fn settings(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
     /// Adds what only the backend knows.
     fn observe(&self, _snapshot: &mut Snapshot) {}
 

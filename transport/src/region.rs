@@ -63,6 +63,18 @@ impl Region {
         self.core.layout
     }
 
+    /// The memory itself, once it is [deregistered](crate::Agent::deregister) and nobody else holds
+    /// the region: to register it again.
+    ///
+    /// # Errors
+    /// The region as it was, while it is registered, another clone lives, or it is being served.
+    pub fn into_mapping(self) -> Result<Mapping, Self> {
+        if !self.core.uses().retired {
+            return Err(self);
+        }
+        Arc::try_unwrap(self.core).map(|core| core.mapping).map_err(|core| Self { core })
+    }
+
     /// Runs `f` on the bytes of `range`; others may read them at the same time.
     ///
     /// # Errors
@@ -273,6 +285,18 @@ mod tests {
         assert_eq!(late.unwrap_err().kind(), "not_registered");
         assert_eq!(region.core.retire().unwrap_err().kind(), "not_registered");
         region.write(0..10, |_| ()).unwrap();
+    }
+
+    #[test]
+    fn memory_comes_back_when_nobody_else_has_it() {
+        let region = region(10);
+        region.write(0..10, |bytes| bytes.fill(3)).unwrap();
+        let region = region.into_mapping().unwrap_err();
+        region.core.retire().unwrap();
+        let clone = region.clone();
+        let region = region.into_mapping().unwrap_err();
+        drop(clone);
+        assert_eq!(region.into_mapping().unwrap().as_slice(), [3; 10]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::compare::Comparison;
 use super::error::PageError;
 use super::matrix::Matrix;
 use super::run::{Run, RunFiles};
+use super::transfer::Transfer;
 use super::zoo::Zoo;
 use crate::repro::STACKS;
 use crate::zoo::ZOO_FILE;
@@ -33,6 +34,9 @@ pub fn load(dir: &Path) -> Result<Document, PageError> {
     if let Some(json) = text(&dir.join(ZOO_FILE))? {
         let has_page = |run: &str| dir.join(run).join(super::FILE).is_file();
         return Ok(Document::Zoo(Zoo::parse(&name(dir), &json, has_page)?));
+    }
+    if let Some(json) = text(&dir.join("result.json"))?.filter(|json| Transfer::is_one(json)) {
+        return Ok(Document::Transfer(Box::new(Transfer::parse(&name(dir), &json)?)));
     }
     let files = read(dir)?;
     if files.result.is_none() && files.samples.is_none() && files.scenario.is_none() {

@@ -11,6 +11,7 @@
 //! - `owners`, `roles`, [`cures`], `facts`: the other sections.
 //! - `flame`: growth by call stack; [`compare`]: two runs beside each other.
 //! - [`matrix`] and its `heat` maps; [`zoo`]: the pages of many runs.
+//! - [`transfer`]: bandwidth and latency of `pdlab bench transfer`.
 //! - [`markdown`]: the main plot for the page of a CI job.
 //! - `svg`, `scale`, `thin`: plots: places, ticks, fewer points. `html`, `words`: page and phrases.
 
@@ -34,6 +35,7 @@ pub mod run;
 mod scale;
 mod svg;
 mod thin;
+pub mod transfer;
 mod words;
 pub mod zoo;
 
@@ -45,6 +47,7 @@ pub use markdown::markdown;
 use compare::Comparison;
 use matrix::Matrix;
 use run::Run;
+use transfer::Transfer;
 use zoo::Zoo;
 
 /// The name of the page of two runs, in the directory of the second.
@@ -64,6 +67,8 @@ pub enum Document {
     Zoo(Zoo),
     /// Two runs beside each other.
     Comparison(Box<Comparison>),
+    /// Transfers over block sizes.
+    Transfer(Box<Transfer>),
 }
 
 impl Document {
@@ -74,6 +79,7 @@ impl Document {
             Self::Matrix(matrix) => matrix::render(matrix),
             Self::Zoo(zoo) => zoo::render(zoo),
             Self::Comparison(comparison) => comparison.render(),
+            Self::Transfer(transfer) => transfer::render(transfer),
         }
     }
 
@@ -84,6 +90,7 @@ impl Document {
             Self::Matrix(matrix) => &matrix.notes,
             Self::Zoo(zoo) => &zoo.notes,
             Self::Comparison(comparison) => comparison.notes(),
+            Self::Transfer(transfer) => &transfer.notes,
         }
     }
 }

@@ -32,7 +32,7 @@ pub mod load;
 pub mod options;
 mod pacer;
 mod payload;
-mod process;
+pub(crate) mod process;
 pub mod progress;
 pub mod prompt;
 pub mod random;

@@ -6,7 +6,7 @@ use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::time::TimeVal;
 
 /// User and system time that this process has used so far; zero if the system will not say.
-pub(super) fn cpu_time() -> Duration {
+pub(crate) fn cpu_time() -> Duration {
     let time = |value: TimeVal| {
         let (s, us) = (value.tv_sec().unsigned_abs(), value.tv_usec().unsigned_abs());
         Duration::from_secs(s) + Duration::from_micros(us)

@@ -2,11 +2,15 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path};
 
 use zip::ZipArchive;
 
 use super::Error;
+
+/// UCX's own benchmark, next to its libraries.
+const PERFTEST: &str = "ucx_perftest";
 
 /// Unpacks what a running UCX needs, and its licence, with the wheel's own directory layout: the
 /// libraries find each other by paths relative to themselves. Returns the number of files.
@@ -28,14 +32,19 @@ pub(super) fn unpack(wheel: &Path, into: &Path) -> Result<usize, Error> {
         let mut out = File::create(&target).map_err(Error::cache("create", &target))?;
         io::copy(&mut entry, &mut out)
             .map_err(|error| bad(format!("{}: {error}", name.display())))?;
+        if file_name(&name) == PERFTEST {
+            let mode = fs::Permissions::from_mode(0o755);
+            out.set_permissions(mode).map_err(Error::cache("make executable", &target))?;
+        }
         files += 1;
     }
     Ok(files)
 }
 
 /// Versioned libraries and modules, what they bundle, their configuration file, and the licence.
-/// Leaves out static archives, the `.so` and `.so.0.0.0` copies of every library (wheels have no
-/// links), the tools, and the CUDA half of the benchmark.
+/// Of the tools only the benchmark, the yardstick for reads over this very library. Leaves out
+/// static archives, the `.so` and `.so.0.0.0` copies of every library (wheels have no links), and
+/// the CUDA half of the benchmark.
 fn wanted(name: &Path) -> bool {
     let mut parts = name.components().filter_map(|part| match part {
         Component::Normal(part) => part.to_str(),
@@ -46,6 +55,7 @@ fn wanted(name: &Path) -> bool {
     match (top, second) {
         ("libucx", "lib") => file.ends_with(".so.0") && !file.starts_with("libucx_perftest"),
         ("libucx", "etc") => true,
+        ("libucx", "bin") => file == PERFTEST,
         _ if top.ends_with(".libs") => true,
         _ if top.ends_with(".dist-info") => file == "LICENSE",
         _ => false,
@@ -83,6 +93,7 @@ pub(super) mod tests {
             "libucx/lib/libucp.so.0",
             "libucx/lib/ucx/libuct_cma.so.0",
             "libucx/etc/ucx/ucx.conf",
+            "libucx/bin/ucx_perftest",
             "libucx_cu12.libs/libnuma-3387f5e3.so.1.0.0",
             "libucx_cu12-1.19.0.dist-info/licenses/LICENSE",
         ];
@@ -91,7 +102,7 @@ pub(super) mod tests {
             "libucx/lib/libucp.so.0.0.0",
             "libucx/lib/libucp.a",
             "libucx/lib/ucx/libucx_perftest_cuda.so.0",
-            "libucx/bin/ucx_perftest",
+            "libucx/bin/ucx_info",
             "libucx/include/ucp/api/ucp.h",
             "libucx_cu12-1.19.0.dist-info/RECORD",
             "elsewhere/libucp.so.0",
@@ -105,6 +116,8 @@ pub(super) mod tests {
         for name in keep {
             assert_eq!(fs::read(into.join(name)).unwrap(), name.as_bytes());
         }
+        let mode = fs::metadata(into.join("libucx/bin/ucx_perftest")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o755);
         for name in skip {
             assert!(!into.join(name).exists(), "{name}");
         }

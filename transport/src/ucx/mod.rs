@@ -78,6 +78,8 @@ use crate::region::RegionCore;
 struct UcxBackend {
     ucx: &'static Ucx,
     shared: Arc<Shared>,
+    /// Our defaults below the user's variables.
+    settings: Vec<(String, String)>,
     opened: Opened,
     queue: Arc<Queue<Command>>,
     next_link: AtomicU32,
@@ -110,9 +112,12 @@ pub(crate) async fn open(
         builder.spawn(body).map_err(|error| refused(format!("cannot start a thread: {error}")))?
     };
     let opened = opened.await.unwrap_or_else(|_| Err(refused("its thread ended".into())))?;
+    let settings = settings::defaults(ucx.version, &config.ucx_variables, config.listen);
+    let settings =
+        settings.iter().map(|setting| (setting.variable(), setting.value.to_owned())).collect();
     let thread = Mutex::new(Some(thread));
     let next_link = AtomicU32::new(0);
-    Ok(Arc::new(UcxBackend { ucx, shared, opened, queue, next_link, over, thread }))
+    Ok(Arc::new(UcxBackend { ucx, shared, settings, opened, queue, next_link, over, thread }))
 }
 
 /// Whether `build` can be loaded, without opening anything in it.
@@ -159,6 +164,10 @@ impl Backend for UcxBackend {
 
     fn address(&self) -> Result<Bytes, Error> {
         Ok(self.opened.address.clone())
+    }
+
+    fn settings(&self) -> Vec<(String, String)> {
+        self.settings.clone()
     }
 
     fn observe(&self, snapshot: &mut Snapshot) {
