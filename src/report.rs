@@ -17,6 +17,9 @@ pub(crate) struct ReportArgs {
     /// Directory of a run, such as runs/20261123T144016Z-ucx-rcache-invq
     #[arg(value_name = "RUN")]
     run: PathBuf,
+    /// More runs, to stand beside it on the same page
+    #[arg(value_name = "RUN")]
+    others: Vec<PathBuf>,
     /// Write the page here [default: RUN/report.html]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -46,6 +49,9 @@ pub(crate) fn run(args: &ReportArgs) -> Result<(), Failure> {
         }
     }
     let document = page::load(&args.run).map_err(Failure::bad_input)?;
+    if !args.others.is_empty() {
+        return together(args, document);
+    }
     let html = document.render();
     let page = args.out.clone().unwrap_or_else(|| args.run.join(page::FILE));
     write(&page, &html)?;
@@ -53,6 +59,21 @@ pub(crate) fn run(args: &ReportArgs) -> Result<(), Failure> {
     notes.iter().for_each(|note| eprintln!("note: {note}"));
     if args.json {
         return say_json(&Written { page: &page, bytes: html.len(), notes });
+    }
+    say(&page.display().to_string());
+    Ok(())
+}
+
+/// Several runs side by side, on a page in the directory of the first.
+fn together(args: &ReportArgs, first: Document) -> Result<(), Failure> {
+    let others = args.others.iter().map(|run| page::load(run));
+    let documents: Result<Vec<Document>, _> = std::iter::once(Ok(first)).chain(others).collect();
+    let documents = documents.map_err(Failure::bad_input)?;
+    let html = page::render_together(documents).map_err(Failure::bad_input)?;
+    let page = args.out.clone().unwrap_or_else(|| args.run.join(page::FILE));
+    write(&page, &html)?;
+    if args.json {
+        return say_json(&Written { page: &page, bytes: html.len(), notes: &[] });
     }
     say(&page.display().to_string());
     Ok(())

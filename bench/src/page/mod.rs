@@ -10,9 +10,11 @@
 //! - [`growth`]: a gauge against work with the fitted line; `memory`: the plot of it.
 //! - `owners`, `roles`, [`cures`], `facts`: the other sections.
 //! - [`matrix`] and its `heat` maps; [`zoo`]: the pages of many runs.
+//! - [`bench`]: runs of the load generator, one or several side by side.
 //! - [`markdown`]: the main plot for the page of a CI job.
 //! - `svg`, `scale`, `thin`: plots: places, ticks, fewer points. `html`, `words`: page and phrases.
 
+pub mod bench;
 pub mod cures;
 mod error;
 mod facts;
@@ -39,6 +41,7 @@ pub use folder::load;
 pub use html::is_page;
 pub use markdown::markdown;
 
+use bench::BenchRun;
 use matrix::Matrix;
 use run::Run;
 use zoo::Zoo;
@@ -55,6 +58,27 @@ pub enum Document {
     Matrix(Box<Matrix>),
     /// Many scenarios.
     Zoo(Zoo),
+    /// A benchmark of a server.
+    Bench(Box<BenchRun>),
+}
+
+/// One page of several runs, side by side. Only benchmarks can be compared so.
+///
+/// # Errors
+/// [`PageError::Apart`] on another kind of run, and on more than can be told apart.
+pub fn render_together(documents: Vec<Document>) -> Result<String, PageError> {
+    let count = documents.len();
+    let runs: Option<Vec<BenchRun>> = documents
+        .into_iter()
+        .map(|document| match document {
+            Document::Bench(run) => Some(*run),
+            _ => None,
+        })
+        .collect();
+    match runs {
+        Some(runs) if (1..=bench::MOST_RUNS).contains(&count) => Ok(bench::render(&runs)),
+        _ => Err(PageError::Apart { count, most: bench::MOST_RUNS }),
+    }
 }
 
 impl Document {
@@ -64,6 +88,7 @@ impl Document {
             Self::Run(run) => run::render(run),
             Self::Matrix(matrix) => matrix::render(matrix),
             Self::Zoo(zoo) => zoo::render(zoo),
+            Self::Bench(run) => bench::render(std::slice::from_ref(run)),
         }
     }
 
@@ -73,6 +98,7 @@ impl Document {
             Self::Run(run) => &run.notes,
             Self::Matrix(matrix) => &matrix.notes,
             Self::Zoo(zoo) => &zoo.notes,
+            Self::Bench(_) => &[],
         }
     }
 }
