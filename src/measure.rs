@@ -83,6 +83,12 @@ pub(crate) fn up(args: &UpArgs) -> Result<(), Failure> {
 /// `pdlab bench serve`.
 pub(crate) fn serve(options: &serve::Options) -> Result<(), Failure> {
     let config = options.config().map_err(serve_failure)?;
+    if let Some(plan) = options.sweep_plan().map_err(serve_failure)? {
+        return sweep(options, &config, plan);
+    }
+    if let Some(plan) = options.soak_plan() {
+        return soak(options, &config, &plan);
+    }
     let progress = serve::progress::on_stderr(options.disable_tqdm);
     let report = interruptible(async |cancel| {
         serve::run(config, &*progress, cancel).await.map_err(serve_failure)
@@ -98,6 +104,51 @@ pub(crate) fn serve(options: &serve::Options) -> Result<(), Failure> {
     // A benchmark in which nothing worked has measured nothing.
     let nothing_worked = report.totals.completed == 0 && report.totals.failed > 0;
     if nothing_worked { Err(Failure::Said(1)) } else { Ok(()) }
+}
+
+/// `pdlab bench serve --sweep`.
+fn sweep(
+    options: &serve::Options,
+    config: &serve::Config,
+    plan: serve::sweep::Plan,
+) -> Result<(), Failure> {
+    let progress = serve::progress::on_stderr(options.disable_tqdm);
+    let found = interruptible(async |cancel| {
+        serve::sweep::sweep(config, plan, &*progress, &cancel).await.map_err(serve_failure)
+    })?;
+    say(&found.console());
+    for path in options.save_sweep(&found).map_err(serve_failure)? {
+        eprintln!("saved {}", path.display());
+    }
+    if options.json {
+        say_json(&found.to_json())?;
+    }
+    Ok(())
+}
+
+/// `pdlab bench serve --duration`. Exit code 1 if a process that is watched leaks.
+fn soak(
+    options: &serve::Options,
+    config: &serve::Config,
+    plan: &serve::soak::Plan,
+) -> Result<(), Failure> {
+    let dir = RunDir::create(options.out.as_deref(), "bench-soak", SystemTime::now())
+        .map_err(Failure::environment)?;
+    let progress = serve::progress::on_stderr(options.disable_tqdm);
+    let presentation = options.presentation();
+    let found = interruptible(async |cancel| {
+        serve::soak::soak(config, plan, &dir, &presentation, &*progress, &cancel)
+            .await
+            .map_err(serve_failure)
+    })?;
+    say(&found.console());
+    let result = found.to_json(SystemTime::now());
+    dir.write_json("result.json", &result).map_err(Failure::environment)?;
+    eprintln!("saved {}", dir.path().display());
+    if options.json {
+        say_json(&result)?;
+    }
+    if found.leaks() { Err(Failure::Said(1)) } else { Ok(()) }
 }
 
 /// Runs until it ends by itself; SIGINT and SIGTERM cancel it in order.

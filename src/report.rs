@@ -17,9 +17,9 @@ pub(crate) struct ReportArgs {
     /// Directory of a run, such as runs/20261123T144016Z-ucx-rcache-invq
     #[arg(value_name = "RUN")]
     run: PathBuf,
-    /// Directory of a second run of the same kind: the page then shows what differs from the first
+    /// More runs: one shows what differs from the first; several of `pdlab bench serve` stand side by side
     #[arg(value_name = "RUN2")]
-    other: Option<PathBuf>,
+    others: Vec<PathBuf>,
     /// Write the page here [default: RUN/report.html, or RUN2/difference.html]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -39,10 +39,6 @@ struct Written<'a> {
 
 /// `pdlab report`. The page of a zoo links to those of its runs, which are made first.
 pub(crate) fn run(args: &ReportArgs) -> Result<(), Failure> {
-    if let Some(other) = &args.other {
-        let document = page::load_two(&args.run, other).map_err(Failure::bad_input)?;
-        return finish(args, &document, other.join(page::DIFFERENCE));
-    }
     if let Document::Zoo(zoo) = page::load(&args.run).map_err(Failure::bad_input)? {
         for row in &zoo.scenarios {
             let dir = args.run.join(&row.scenario);
@@ -52,16 +48,44 @@ pub(crate) fn run(args: &ReportArgs) -> Result<(), Failure> {
             }
         }
     }
-    let document = page::load(&args.run).map_err(Failure::bad_input)?;
-    finish(args, &document, args.run.join(page::FILE))
+    match (page::load(&args.run).map_err(Failure::bad_input)?, args.others.as_slice()) {
+        (document, []) => finish(args, &document, args.run.join(page::FILE)),
+        (first @ Document::Bench(_), _) => together(args, first),
+        (_, [other]) => {
+            let document = page::load_two(&args.run, other).map_err(Failure::bad_input)?;
+            finish(args, &document, other.join(page::DIFFERENCE))
+        }
+        (_, others) => Err(Failure::bad_input(format!(
+            "{} runs do not fit on one page: give two to see what differs, or runs of `pdlab bench \
+             serve` to see them side by side",
+            1 + others.len()
+        ))),
+    }
 }
 
 /// Writes `document` to where it was asked for, or else to `default`, and says so.
 fn finish(args: &ReportArgs, document: &Document, default: PathBuf) -> Result<(), Failure> {
-    let html = document.render();
+    written(args, &document.render(), default, document.notes())
+}
+
+/// Several runs side by side, on a page in the directory of the first.
+fn together(args: &ReportArgs, first: Document) -> Result<(), Failure> {
+    let others = args.others.iter().map(|run| page::load(run));
+    let documents: Result<Vec<Document>, _> = std::iter::once(Ok(first)).chain(others).collect();
+    let documents = documents.map_err(Failure::bad_input)?;
+    let html = page::render_together(documents).map_err(Failure::bad_input)?;
+    written(args, &html, args.run.join(page::FILE), &[])
+}
+
+/// Writes a page and says where it is, and on stderr what is missing in it.
+fn written(
+    args: &ReportArgs,
+    html: &str,
+    default: PathBuf,
+    notes: &[String],
+) -> Result<(), Failure> {
     let page = args.out.clone().unwrap_or(default);
-    write(&page, &html)?;
-    let notes = document.notes();
+    write(&page, html)?;
     notes.iter().for_each(|note| eprintln!("note: {note}"));
     if args.json {
         return say_json(&Written { page: &page, bytes: html.len(), notes });

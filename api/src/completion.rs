@@ -53,6 +53,9 @@ pub struct SamplingFields {
     pub return_token_ids: Option<bool>,
     /// The P/D transfer that this request is part of.
     pub kv_transfer_params: Option<KvTransferParams>,
+    /// vLLM's field for what an extension wants to know; see [`timings`](crate::timings).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vllm_xargs: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 /// A whole answer.

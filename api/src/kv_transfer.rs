@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::timings::PrefillTimings;
+
 /// The transfer parameters of a request or a response.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -41,6 +43,9 @@ pub struct KvTransferParams {
     pub transfer_mode: Option<String>,
     /// Prompt tokens that prefill took from its prefix cache.
     pub remote_prefill_cached_tokens: Option<u64>,
+    /// How long the prefill leg took, for a client that asked; not a field of vLLM's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pdlab_prefill: Option<PrefillTimings>,
 }
 
 /// Up to vLLM 0.17 the block ids were a flat list.
@@ -76,6 +81,8 @@ pub struct RemotePrefill {
     pub num_tokens: Option<u64>,
     /// Prefill's prefix cache hits.
     pub cached_tokens: u64,
+    /// How long the prefill leg took, where it was asked.
+    pub timings: Option<PrefillTimings>,
 }
 
 /// Which transfer a request asks for.
@@ -158,6 +165,7 @@ impl KvTransferParams {
             tp_size: self.tp_size.unwrap_or(1),
             num_tokens: self.remote_num_tokens,
             cached_tokens: self.remote_prefill_cached_tokens.unwrap_or(0),
+            timings: self.pdlab_prefill,
         })
     }
 }

@@ -11,6 +11,7 @@
 //! - [`tokenizer`]: the built-in byte-level tokenizer, so that no model files are needed.
 //! - [`snapshot`]: what a role owns and has done; the work counters that leaks are measured by.
 //! - [`live`]: what the router's live page shows, and what it is told of memory.
+//! - [`timings`]: where the time of one request went, for a client that asks.
 //! - [`fault`]: the mistakes that a role can be told to make.
 //! - [`ready`]: the line a role prints once it serves.
 //!
@@ -27,6 +28,7 @@ pub mod openai;
 pub mod ready;
 pub mod side_channel;
 pub mod snapshot;
+pub mod timings;
 pub mod tokenizer;
 
 /// The vLLM release whose wire format is spoken, as `GET /version` reports it.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use pdlab_bench::serve::Rate;
 use pdlab_bench::serve::arrivals::Arrivals;
-use pdlab_bench::serve::prompt::{PromptPlan, Run};
+use pdlab_bench::serve::dataset::prompt::{PromptPlan, Run};
 use pdlab_bench::serve::sse::Parser;
 
 /// A token as vLLM streams it.
@@ -57,7 +57,7 @@ fn prompts(c: &mut Criterion) {
     group.bench_function("token ids", |b| {
         b.iter(|| {
             let mut out = Vec::new();
-            black_box(&plan).write_token_ids(&mut out);
+            black_box(&plan).write_json(&mut out);
             out
         });
     });

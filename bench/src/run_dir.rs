@@ -24,7 +24,7 @@ const OWN_FILES: [&str; 7] = [
 ];
 
 /// Directories of a run, likewise.
-const OWN_DIRS: [&str; 2] = ["logs", "mitigations"];
+const OWN_DIRS: [&str; 4] = ["logs", "mitigations", "steps", "windows"];
 
 /// A directory that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -195,6 +195,15 @@ pub(crate) fn utc(now: SystemTime) -> String {
     let (year, month, day) = date(s / 86_400);
     let (hour, minute, second) = (s / 3600 % 24, s / 60 % 60, s % 60);
     format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
+}
+
+/// `2026-11-23T12:44:30.000250`: UTC, as Python prints a naive time.
+pub(crate) fn utc_micros(now: SystemTime) -> String {
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let s = since.as_secs();
+    let (year, month, day) = date(s / 86_400);
+    let (hour, minute, second, us) = (s / 3600 % 24, s / 60 % 60, s % 60, since.subsec_micros());
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{us:06}")
 }
 
 /// Year, month and day of the Gregorian calendar, `days` after 1970-01-01.

@@ -151,6 +151,7 @@ mod tests {
             tp_size: 1,
             num_tokens: None,
             cached_tokens: 0,
+            timings: None,
         };
         let asked = tokio::time::timeout(TIMEOUT * 2, ask(&pull, &ours(), TIMEOUT)).await;
         assert!(asked.expect("bounded").is_err());

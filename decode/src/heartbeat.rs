@@ -70,6 +70,7 @@ mod tests {
             tp_size: 1,
             num_tokens: None,
             cached_tokens: 0,
+            timings: None,
         }
     }
 

@@ -1,11 +1,12 @@
 //! One load: find the prefill, read all blocks as one transfer, check every one of them.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pdlab_api::kv_transfer::RemotePrefill;
 use pdlab_api::notification::KvNotification;
+use pdlab_api::timings::KvLoadTimings;
 use pdlab_transport::{Descriptor, ReadReport};
 use pdlab_worker::{KvPool, Load, Shared};
 
@@ -79,15 +80,15 @@ pub enum PullError {
 
 impl Puller {
     /// Reads and verifies; on success every block holds what its tokens say.
-    pub async fn pull(&self, load: &Load) -> Result<(), PullError> {
+    pub async fn pull(&self, load: &Load) -> Result<KvLoadTimings, PullError> {
         let outcome = self.read(load).await;
         match outcome {
-            Ok(()) => {
+            Ok(timings) => {
                 let verified = self.verify(load);
                 if verified.is_err() {
                     self.shared.failed("corrupt_transfer");
                 }
-                verified
+                verified.map(|()| timings)
             }
             Err(error) => {
                 self.figures.failed();
@@ -123,8 +124,10 @@ impl Puller {
         }
     }
 
-    async fn read(&self, load: &Load) -> Result<(), PullError> {
+    async fn read(&self, load: &Load) -> Result<KvLoadTimings, PullError> {
+        let began = Instant::now();
         let remote = self.remotes.get(&load.pull).await?;
+        let handshake = began.elapsed();
         let descriptors = self.descriptors(load, &remote)?;
         let done = Bytes::from(read_notification(&load.pull).encode());
         let read = match &self.staging {
@@ -140,7 +143,12 @@ impl Puller {
                 self.figures.transferred(&load.pull.host, load.pull.port, &report);
                 Shared::add(&self.shared.transfers, 1);
                 Shared::add(&self.shared.kv_bytes, report.bytes);
-                Ok(())
+                Ok(KvLoadTimings {
+                    bytes: report.bytes,
+                    blocks: report.blocks as u64,
+                    handshake_us: handshake.as_micros() as u64,
+                    transfer_us: report.duration.as_micros() as u64,
+                })
             }
             Err(error) => {
                 if !remote.peer.is_alive() {

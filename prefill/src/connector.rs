@@ -101,6 +101,8 @@ impl Connector for PrefillConnector {
             remote_registration_generation: Some(1),
             transfer_mode: Some("pull".into()),
             remote_prefill_cached_tokens: Some(kept.cached_tokens as u64),
+            // The engine loop knows the times, and adds them if the client asks.
+            pdlab_prefill: None,
         }
     }
 

@@ -6,8 +6,10 @@
 //! - [`foreign`]: foreign routers and clients against our services, unchanged.
 //! - [`live`]: the live page in a real browser, which [`chromium`] drives.
 //! - [`deploy`]: the files of `deploy/` against what is there.
+//! - [`bench`]: the load generator against real roles.
 //! - [`common`]: starts processes and ends them, whatever happens.
 
+mod bench;
 mod chromium;
 mod common;
 mod deploy;

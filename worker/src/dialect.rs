@@ -6,6 +6,7 @@ use pdlab_api::completion::{
     CompletionChoice, CompletionChunk, CompletionChunkChoice, CompletionResponse,
 };
 use pdlab_api::openai::{PromptTokensDetails, Usage};
+use pdlab_api::timings::RequestMetrics;
 use serde::Serialize;
 
 use crate::generation::{End, Piece};
@@ -60,6 +61,7 @@ impl Writer {
         let mut out = Vec::with_capacity(512);
         let last = piece.end.is_some();
         let cached = piece.end.as_ref().map_or(0, |end| end.cached_tokens);
+        let metrics = piece.end.as_ref().and_then(|end| end.metrics);
         let usage = self.continuous_usage.then(|| self.usage(completion_tokens, 0));
         match self.dialect {
             Dialect::Completion => event(&mut out, &self.completion_chunk(piece, usage)),
@@ -74,14 +76,14 @@ impl Writer {
         if last && self.include_usage {
             let usage = self.usage(completion_tokens, cached);
             match self.dialect {
-                Dialect::Completion => event(
-                    &mut out,
-                    &CompletionChunk {
-                        kv_transfer_params: None,
-                        ..self.completion_frame(vec![], Some(usage))
-                    },
-                ),
-                Dialect::Chat => event(&mut out, &self.chat_frame(vec![], Some(usage))),
+                Dialect::Completion => {
+                    let chunk = self.completion_frame(vec![], Some(usage));
+                    event(&mut out, &Measured { chunk, metrics });
+                }
+                Dialect::Chat => {
+                    let chunk = self.chat_frame(vec![], Some(usage));
+                    event(&mut out, &Measured { chunk, metrics });
+                }
             }
         }
         if last {
@@ -225,6 +227,15 @@ impl Writer {
     }
 }
 
+/// A chunk with the times of its request, where they are asked for.
+#[derive(Serialize)]
+struct Measured<T> {
+    #[serde(flatten)]
+    chunk: T,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics: Option<RequestMetrics>,
+}
+
 /// Ends every stream.
 pub const DONE: &[u8] = b"data: [DONE]\n\n";
 
@@ -268,11 +279,18 @@ mod tests {
             echo: None,
             kv: KvMode::Local,
             pull: None,
+            timings: false,
         }
     }
 
     fn end() -> End {
-        End { reason: FinishReason::Length, stop_reason: None, kv: None, cached_tokens: 0 }
+        End {
+            reason: FinishReason::Length,
+            stop_reason: None,
+            kv: None,
+            cached_tokens: 0,
+            metrics: None,
+        }
     }
 
     fn piece(text: &str, end: Option<End>) -> Piece {
@@ -308,6 +326,20 @@ mod tests {
         assert_eq!(delta(0), serde_json::json!({"role": "assistant", "content": ""}));
         assert_eq!(delta(1), serde_json::json!({"content": "a"}));
         assert_eq!(events[3]["usage"]["completion_tokens"], 2);
+    }
+
+    #[test]
+    fn times_come_with_the_usage_of_who_asks() {
+        let mut writer = Writer::new(Dialect::Chat, "id".into(), 1, "m".into(), &intake());
+        let metrics = RequestMetrics { time_to_first_token_ms: 2.5, ..RequestMetrics::default() };
+        let last = End { metrics: Some(metrics), ..end() };
+        let text = String::from_utf8(writer.events(piece("a", Some(last)), 1).to_vec()).unwrap();
+        let told: Vec<&str> = text.split("\n\n").filter(|e| e.contains("\"metrics\"")).collect();
+        assert_eq!(told.len(), 1, "{text}");
+        let event: Value = serde_json::from_str(told[0].strip_prefix("data: ").unwrap()).unwrap();
+        assert_eq!(event["metrics"]["time_to_first_token_ms"], 2.5);
+        assert_eq!(event["usage"]["completion_tokens"], 1);
+        assert!(event["metrics"]["pdlab"]["kv"].is_null());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pdlab_api::kv_transfer::RemotePrefill;
+use pdlab_api::timings::KvLoadTimings;
 use pdlab_engine::{
     AbortOutcome, AdmitError, CostModel, Engine, Event, Finished, KvMode, RemoteLoad, RequestId,
     Step,
@@ -37,7 +38,7 @@ pub enum Command {
     /// A stop string was found in a request's text.
     Stop(RequestId),
     /// A remote read ended; an error says what went wrong with which peer.
-    Loaded(RequestId, Result<(), String>),
+    Loaded(RequestId, Result<KvLoadTimings, String>),
     /// Nothing; asks whether the loop is still there.
     Probe,
     /// Nobody will read what was kept of this request.
@@ -58,7 +59,7 @@ pub struct EngineHandle {
 
 impl EngineHandle {
     /// Reports the end of a [`Load`].
-    pub fn loaded(&self, id: RequestId, outcome: Result<(), String>) {
+    pub fn loaded(&self, id: RequestId, outcome: Result<KvLoadTimings, String>) {
         self.send(Command::Loaded(id, outcome));
     }
 
@@ -169,7 +170,12 @@ impl<C: Connector> EngineLoop<C> {
                 self.engine.stop(id);
                 self.ended_early(id, "stop");
             }
-            Command::Loaded(id, Ok(())) => self.engine.remote_loaded(id),
+            Command::Loaded(id, Ok(timings)) => {
+                if let Some(live) = self.jobs.get_mut(&id) {
+                    live.progress.loaded(Instant::now(), timings);
+                }
+                self.engine.remote_loaded(id);
+            }
             Command::Loaded(id, Err(problem)) => {
                 if let Some(live) = self.jobs.get_mut(&id) {
                     live.progress.load_problem = Some(problem);
@@ -279,6 +285,7 @@ impl<C: Connector> EngineLoop<C> {
     fn start_load(&mut self, load: RemoteLoad) {
         let Some(live) = self.jobs.get_mut(&load.id) else { return };
         let Some(pull) = live.job.pull.clone() else { return };
+        live.progress.load_began(Instant::now());
         if load.local_blocks.is_empty() {
             return self.connector.decline(pull, Declined::Cached);
         }
@@ -356,7 +363,7 @@ impl<C: Connector> EngineLoop<C> {
     /// lease even when nobody is left to tell, so that they are freed.
     fn end(&mut self, finished: &Finished) -> Option<Ending> {
         let live = self.jobs.get(&finished.id);
-        let kv = finished.kept_blocks.as_ref().map(|blocks| {
+        let mut kv = finished.kept_blocks.as_ref().map(|blocks| {
             let kept = Kept {
                 id: finished.id,
                 wire_id: live.map_or("", |live| live.job.wire_id.as_str()),
@@ -373,6 +380,14 @@ impl<C: Connector> EngineLoop<C> {
             _ => finished.cached_tokens as u64,
         };
         let problem = live.progress.load_problem.clone().map(Problem::Load);
-        Some(Ending { reason: finished.reason, kv, cached_tokens: pulled + local, problem })
+        let mut metrics = None;
+        if live.job.timings {
+            if let Some(kv) = &mut kv {
+                kv.pdlab_prefill = live.progress.prefill_timings();
+            }
+            metrics = live.progress.metrics(live.job.pull.as_ref().and_then(|pull| pull.timings));
+        }
+        let cached_tokens = pulled + local;
+        Some(Ending { reason: finished.reason, kv, cached_tokens, metrics, problem })
     }
 }

@@ -1,6 +1,7 @@
 //! The output of one request as text: tokens in, pieces of text out, stop strings obeyed.
 
 use pdlab_api::kv_transfer::KvTransferParams;
+use pdlab_api::timings::RequestMetrics;
 use pdlab_api::tokenizer::{EOS, TextStream};
 use pdlab_engine::FinishReason;
 use serde_json::Value;
@@ -46,6 +47,8 @@ pub struct End {
     pub kv: Option<KvTransferParams>,
     /// Prompt tokens that needed no computation.
     pub cached_tokens: u64,
+    /// Where the time went, for a client that asked.
+    pub metrics: Option<RequestMetrics>,
 }
 
 impl Generation {
@@ -133,6 +136,7 @@ impl Generation {
                 stop_reason: Some(stop.into()),
                 kv: None,
                 cached_tokens: 0,
+                metrics: None,
             });
         }
     }
@@ -158,6 +162,7 @@ impl Generation {
             stop_reason,
             kv: ending.kv,
             cached_tokens: ending.cached_tokens,
+            metrics: ending.metrics,
         });
         Ok(())
     }
@@ -189,13 +194,14 @@ mod tests {
             echo: None,
             kv: KvMode::Local,
             pull: None,
+            timings: false,
         };
         let guard = AbortGuard::new(RequestId(7), commands);
         (outputs, Generation::new(received, guard, &intake), inbox)
     }
 
     fn ending(reason: FinishReason) -> Option<Ending> {
-        Some(Ending { reason, kv: None, cached_tokens: 3, problem: None })
+        Some(Ending { reason, kv: None, cached_tokens: 3, metrics: None, problem: None })
     }
 
     #[tokio::test]

@@ -200,6 +200,7 @@ fn start(
         },
         wire_id,
         pull: intake.pull.clone(),
+        timings: intake.timings,
         arrived,
         outputs,
     };

@@ -5,7 +5,7 @@ use pdlab_api::completion::{CompletionRequest, SamplingFields};
 use pdlab_api::error::ErrorBody;
 use pdlab_api::kv_transfer::{RemotePrefill, Transfer};
 use pdlab_api::openai::{Prompt, Stop, StreamOptions};
-use pdlab_api::tokenizer;
+use pdlab_api::{timings, tokenizer};
 use pdlab_engine::KvMode;
 
 /// `max_tokens` of a completion that does not say; OpenAI's and vLLM's default.
@@ -53,6 +53,8 @@ pub struct Intake {
     pub kv: KvMode,
     /// The remote prefill, when KV comes from one.
     pub pull: Option<RemotePrefill>,
+    /// Tell the client where the time went.
+    pub timings: bool,
 }
 
 /// A request that was refused. A remote prefill may still hold blocks for it.
@@ -137,6 +139,7 @@ fn check(
             echo,
             kv,
             pull: pull.clone(),
+            timings: sampling.vllm_xargs.is_some_and(|xargs| xargs.contains_key(timings::ASK)),
         })
     };
     accept().map_err(|error| Refused { error, pull: pull.clone().map(Box::new) })

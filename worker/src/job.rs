@@ -4,6 +4,7 @@ use std::sync::mpsc::Sender;
 use std::time::Instant;
 
 use pdlab_api::kv_transfer::{KvTransferParams, RemotePrefill};
+use pdlab_api::timings::RequestMetrics;
 use pdlab_engine::{FinishReason, NewRequest, RequestId};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -18,6 +19,8 @@ pub struct Job {
     pub wire_id: String,
     /// Where the prompt's KV is to be pulled from, on a decode leg.
     pub pull: Option<RemotePrefill>,
+    /// Tell the client where the time went.
+    pub timings: bool,
     /// When the request came in: queue time and TTFT count from here.
     pub arrived: Instant,
     /// Takes the outputs; the engine sends at most `max_tokens` of them, which bounds the queue.
@@ -42,6 +45,8 @@ pub struct Ending {
     pub kv: Option<KvTransferParams>,
     /// Prompt tokens that needed no computation.
     pub cached_tokens: u64,
+    /// Where the time went, for a client that asked and got a token.
+    pub metrics: Option<RequestMetrics>,
     /// What went wrong, for [`FinishReason::Error`].
     pub problem: Option<Problem>,
 }
@@ -62,7 +67,13 @@ pub enum Problem {
 impl Ending {
     /// An end with an error.
     pub(crate) fn failed(problem: Problem) -> Self {
-        Self { reason: FinishReason::Error, kv: None, cached_tokens: 0, problem: Some(problem) }
+        Self {
+            reason: FinishReason::Error,
+            kv: None,
+            cached_tokens: 0,
+            metrics: None,
+            problem: Some(problem),
+        }
     }
 }
 

@@ -24,6 +24,16 @@ pub enum PageError {
         /// What one of it should have.
         wanted: Vec<&'static str>,
     },
+    /// Runs that do not go on one page.
+    #[error(
+        "{count} runs do not go on one page: give at most {most}, all of pdlab bench serve, or one run"
+    )]
+    Apart {
+        /// Runs that were given.
+        count: usize,
+        /// Runs that a page can show.
+        most: usize,
+    },
     /// A run that ended before anything was measured.
     #[error(
         "{name} holds no measurement: the run ended before its first sample; its scenario and its \

@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 
 use super::Document;
+use super::bench::BenchRun;
 use super::compare::Comparison;
 use super::error::PageError;
 use super::matrix::Matrix;
@@ -39,6 +40,9 @@ pub fn load(dir: &Path) -> Result<Document, PageError> {
         return Ok(Document::Transfer(Box::new(Transfer::parse(&name(dir), &json)?)));
     }
     let files = read(dir)?;
+    if let Some(json) = files.result.as_deref().filter(|json| BenchRun::is_one(json)) {
+        return Ok(Document::Bench(Box::new(BenchRun::parse(&name(dir), json)?)));
+    }
     if files.result.is_none() && files.samples.is_none() && files.scenario.is_none() {
         let wanted = vec!["result.json", "samples.csv", "scenario.toml", "matrix.json", ZOO_FILE];
         return Err(PageError::NoRun { path: dir.to_owned(), wanted });

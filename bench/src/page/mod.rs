@@ -12,9 +12,11 @@
 //! - `flame`: growth by call stack; [`compare`]: two runs beside each other.
 //! - [`matrix`] and its `heat` maps; [`zoo`]: the pages of many runs.
 //! - [`transfer`]: bandwidth and latency of `pdlab bench transfer`.
+//! - [`bench`]: runs of the load generator, one or several side by side.
 //! - [`markdown`]: the main plot for the page of a CI job.
 //! - `svg`, `scale`, `thin`: plots: places, ticks, fewer points. `html`, `words`: page and phrases.
 
+pub mod bench;
 pub mod compare;
 pub mod cures;
 mod error;
@@ -44,6 +46,7 @@ pub use folder::{load, load_two};
 pub use html::is_page;
 pub use markdown::markdown;
 
+use bench::BenchRun;
 use compare::Comparison;
 use matrix::Matrix;
 use run::Run;
@@ -69,6 +72,27 @@ pub enum Document {
     Comparison(Box<Comparison>),
     /// Transfers over block sizes.
     Transfer(Box<Transfer>),
+    /// A benchmark of a server.
+    Bench(Box<BenchRun>),
+}
+
+/// One page of several runs, side by side. Only benchmarks can be compared so.
+///
+/// # Errors
+/// [`PageError::Apart`] on another kind of run, and on more than can be told apart.
+pub fn render_together(documents: Vec<Document>) -> Result<String, PageError> {
+    let count = documents.len();
+    let runs: Option<Vec<BenchRun>> = documents
+        .into_iter()
+        .map(|document| match document {
+            Document::Bench(run) => Some(*run),
+            _ => None,
+        })
+        .collect();
+    match runs {
+        Some(runs) if (1..=bench::MOST_RUNS).contains(&count) => Ok(bench::render(&runs)),
+        _ => Err(PageError::Apart { count, most: bench::MOST_RUNS }),
+    }
 }
 
 impl Document {
@@ -80,6 +104,7 @@ impl Document {
             Self::Zoo(zoo) => zoo::render(zoo),
             Self::Comparison(comparison) => comparison.render(),
             Self::Transfer(transfer) => transfer::render(transfer),
+            Self::Bench(run) => bench::render(std::slice::from_ref(run)),
         }
     }
 
@@ -91,6 +116,7 @@ impl Document {
             Self::Zoo(zoo) => &zoo.notes,
             Self::Comparison(comparison) => comparison.notes(),
             Self::Transfer(transfer) => &transfer.notes,
+            Self::Bench(_) => &[],
         }
     }
 }

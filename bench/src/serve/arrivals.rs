@@ -46,6 +46,87 @@ impl fmt::Display for Rate {
     }
 }
 
+/// How the rate grows during a ramp-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum RampUp {
+    /// By equal steps from request to request.
+    Linear,
+    /// By equal factors from request to request.
+    Exponential,
+}
+
+impl fmt::Display for RampUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Linear => "linear",
+            Self::Exponential => "exponential",
+        })
+    }
+}
+
+/// A rate that changes from the first request to the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ramp {
+    /// How it grows.
+    pub strategy: RampUp,
+    /// Requests per second at the first request.
+    pub start_rps: u32,
+    /// Requests per second at the last request.
+    pub end_rps: u32,
+}
+
+impl Ramp {
+    /// The rate at request `index` of `count`, in requests per second.
+    pub fn rate_at(&self, index: usize, count: usize) -> f64 {
+        let progress = index as f64 / (count.max(2) - 1) as f64;
+        let (start, end) = (f64::from(self.start_rps), f64::from(self.end_rps));
+        match self.strategy {
+            RampUp::Linear => start + (end - start) * progress,
+            RampUp::Exponential => start * (end / start).powf(progress),
+        }
+    }
+
+    /// The due times of exactly `count` requests: each gap is drawn at the rate of its request.
+    /// They are not stretched, as vLLM does not stretch them either.
+    ///
+    /// Fails if a rate is zero, if the rate falls, or on a wrong burstiness.
+    pub fn schedule(
+        &self,
+        count: usize,
+        burstiness: f64,
+        seed: u64,
+    ) -> Result<Vec<Duration>, Error> {
+        if self.start_rps == 0 {
+            return Err(Error::config("--ramp-up-start-rps", "must be at least 1"));
+        }
+        if self.end_rps < self.start_rps {
+            let problem = format!("{} is below the start of {}", self.end_rps, self.start_rps);
+            return Err(Error::config("--ramp-up-end-rps", problem));
+        }
+        // Gaps of one request per second, divided by the rate of each request.
+        let mut unit = Arrivals::new(Rate::PerSecond(1.0), burstiness, seed)?;
+        let mut at_s = 0.0;
+        let due = |index| {
+            at_s += unit.gap_s() / self.rate_at(index, count);
+            seconds(at_s)
+        };
+        Ok((0..count).map(due).collect())
+    }
+
+    /// When the rate passed each whole number, given when requests were `due`: pairs of requests
+    /// per second and time since the start. The start is the first.
+    pub fn changes(&self, due: &[Duration]) -> Vec<(u32, Duration)> {
+        let mut changes = vec![(self.start_rps, Duration::ZERO)];
+        let mut last = self.start_rps;
+        for (index, &at) in due.iter().enumerate() {
+            let rate = self.rate_at(index, due.len()) as u32;
+            changes.extend((last + 1..=rate).map(|rps| (rps, at)));
+            last = last.max(rate);
+        }
+        changes
+    }
+}
+
 /// The endless sequence of due times, counted from the start of the load.
 ///
 /// An unlimited rate yields zero for ever.
@@ -90,15 +171,22 @@ impl Arrivals {
     }
 }
 
+impl Arrivals {
+    /// The next gap in seconds.
+    fn gap_s(&mut self) -> f64 {
+        match &self.gap {
+            Gap::None => 0.0,
+            Gap::Constant(gap_s) => *gap_s,
+            Gap::Gamma(gamma) => gamma.sample(&mut self.rng),
+        }
+    }
+}
+
 impl Iterator for Arrivals {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        self.at_s += match &self.gap {
-            Gap::None => 0.0,
-            Gap::Constant(gap_s) => *gap_s,
-            Gap::Gamma(gamma) => gamma.sample(&mut self.rng),
-        };
+        self.at_s += self.gap_s();
         Some(seconds(self.at_s))
     }
 }
@@ -134,6 +222,38 @@ fn seconds(s: f64) -> Duration {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_ramp_goes_from_its_start_to_its_end() {
+        let ramp = |strategy| Ramp { strategy, start_rps: 2, end_rps: 8 };
+        let rates = |strategy| [0, 1, 2].map(|index| ramp(strategy).rate_at(index, 3));
+        assert_eq!(rates(RampUp::Linear), [2.0, 5.0, 8.0]);
+        assert_eq!(rates(RampUp::Exponential), [2.0, 4.0, 8.0]);
+        assert_eq!(ramp(RampUp::Linear).rate_at(0, 1), 2.0);
+    }
+
+    #[test]
+    fn a_ramp_of_equal_gaps_has_the_gaps_of_its_rates() {
+        let ramp = Ramp { strategy: RampUp::Linear, start_rps: 1, end_rps: 4 };
+        let due = ramp.schedule(4, f64::INFINITY, 1).unwrap();
+        let expected_s = [1.0, 1.5, 1.5 + 1.0 / 3.0, 1.75 + 1.0 / 3.0];
+        for (at, expected_s) in due.iter().zip(expected_s) {
+            assert!((at.as_secs_f64() - expected_s).abs() < 1e-6, "{due:?}");
+        }
+        let changes = ramp.changes(&due);
+        let rates: Vec<u32> = changes.iter().map(|(rps, _)| *rps).collect();
+        assert_eq!((rates, changes[0].1, changes[3].1), (vec![1, 2, 3, 4], Duration::ZERO, due[3]));
+    }
+
+    #[test]
+    fn wrong_ramps_are_named() {
+        let error = |start_rps, end_rps| {
+            let ramp = Ramp { strategy: RampUp::Linear, start_rps, end_rps };
+            ramp.schedule(2, 1.0, 1).unwrap_err().to_string()
+        };
+        assert!(error(0, 1).starts_with("--ramp-up-start-rps"));
+        assert!(error(3, 2).starts_with("--ramp-up-end-rps: 2 is below the start of 3"));
+    }
 
     fn gaps_s(rate: f64, burstiness: f64, count: usize) -> Vec<f64> {
         let due: Vec<f64> = Arrivals::new(Rate::PerSecond(rate), burstiness, 7)

@@ -11,8 +11,8 @@ use hyper::{HeaderMap, Method, Request, StatusCode, Uri};
 use pdlab_api::openai::ModelList;
 
 use super::connection::Pool;
+use super::dataset::prompt::PromptPlan;
 use super::payload::Template;
-use super::prompt::PromptPlan;
 use super::sse::Parser;
 use super::stream::{Answer, excerpt};
 use super::{Backend, Error, Target};

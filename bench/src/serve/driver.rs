@@ -15,8 +15,9 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::client::Client;
+use super::dataset::Sample;
 use super::pacer::Pacer;
-use super::random::Sample;
+use super::recent::{Latencies, Recent};
 use super::record::{Record, Slot};
 use super::{Counts, Error, Goodput, Totals};
 
@@ -54,6 +55,9 @@ pub(super) struct Ledger {
 #[derive(Debug, Default)]
 pub(super) struct Over {
     pub(super) totals: Totals,
+    /// Requests of windows that were taken before: sent, completed, failed, abandoned, and tokens.
+    past: Counts,
+    recent: Recent,
     /// All of them, if asked for.
     pub(super) records: Vec<Record>,
 }
@@ -71,12 +75,37 @@ impl Ledger {
         Counts {
             // Read while no request can end, so that no more are over than were sent.
             sent: self.sent.load(Ordering::Relaxed),
-            completed: totals.completed,
-            failed: totals.failed,
-            abandoned: totals.abandoned,
-            prompt_tokens: totals.prompt_tokens,
-            output_tokens: steps.max(totals.output_tokens),
+            completed: over.past.completed + totals.completed,
+            failed: over.past.failed + totals.failed,
+            abandoned: over.past.abandoned + totals.abandoned,
+            prompt_tokens: over.past.prompt_tokens + totals.prompt_tokens,
+            output_tokens: steps.max(over.past.output_tokens + totals.output_tokens),
         }
+    }
+
+    /// The number of requests sent since the window before, and those that are over since then.
+    /// Their counts are kept, everything else of them is forgotten. Seconds are counted from
+    /// `now_s` on.
+    pub(super) fn roll(&self, now_s: f64) -> (u64, Over) {
+        let sent = self.sent.load(Ordering::Relaxed);
+        let mut over = self.lock();
+        let totals = &over.totals;
+        let past = Counts {
+            sent,
+            completed: over.past.completed + totals.completed,
+            failed: over.past.failed + totals.failed,
+            abandoned: over.past.abandoned + totals.abandoned,
+            prompt_tokens: over.past.prompt_tokens + totals.prompt_tokens,
+            output_tokens: over.past.output_tokens + totals.output_tokens,
+        };
+        let fresh = Over { totals: Totals::since(now_s), past, ..Over::default() };
+        let taken = std::mem::replace(&mut *over, fresh);
+        (sent - taken.past.sent, taken)
+    }
+
+    /// How the latest requests fared.
+    pub(super) fn recent(&self) -> Option<Latencies> {
+        self.lock().recent.latencies()
     }
 
     /// The number of requests sent, and those that are over, which are then forgotten.
@@ -97,6 +126,7 @@ impl Ledger {
     fn add(&self, mut record: Record) {
         let mut over = self.lock();
         over.totals.add(&record, &self.goodput);
+        over.recent.add(&record);
         match self.keep {
             Keep::Sums => return,
             Keep::Times => record.itls_s = Vec::new(),

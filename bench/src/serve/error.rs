@@ -71,6 +71,9 @@ pub enum Error {
     /// The run was stopped while the server was checked or warmed up.
     #[error("stopped before the first request was measured")]
     Stopped,
+    /// A process whose memory was to be watched.
+    #[error("--watch-pid: {0}")]
+    Watch(#[from] pdlab_leak::sampler::SampleError),
     /// The system refused a timer.
     #[error("cannot create the timer that paces requests: {0}; raise the limit of open files")]
     Timer(std::io::Error),
@@ -84,6 +87,9 @@ impl Error {
 
     /// Whether the user's input is at fault (exit code 2) rather than the environment.
     pub fn is_bad_input(&self) -> bool {
-        matches!(self, Self::Config { .. } | Self::Dataset { .. } | Self::UnknownModel { .. })
+        matches!(
+            self,
+            Self::Config { .. } | Self::Dataset { .. } | Self::UnknownModel { .. } | Self::Watch(_)
+        )
     }
 }

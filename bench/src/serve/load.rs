@@ -8,8 +8,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::arrivals::Arrivals;
 use super::client::Client;
-use super::driver::{Driver, Keep, Ledger, Planned};
-use super::prompt::derive_seed;
+use super::dataset::prompt::derive_seed;
+use super::dataset::{Dataset, Sample};
+use super::driver::{Driver, Keep, Ledger, Over, Planned};
 use super::report::Facts;
 use super::{Error, Goodput, Random, Rate, Report, Target, process};
 
@@ -121,6 +122,33 @@ impl Load {
     ///
     /// Fails on wrong settings and if the server cannot be reached or lacks the model.
     pub async fn start(config: LoadConfig) -> Result<LoadHandle, Error> {
+        let samples = config.dataset.samples(config.seed)?;
+        Self::start_samples(config, samples, "random", Goodput::default()).await
+    }
+
+    /// The same with the requests of any dataset; one that is read from a file gives `count`
+    /// requests, which come again and again.
+    pub(super) async fn start_dataset(
+        config: LoadConfig,
+        dataset: &Dataset,
+        count: usize,
+        goodput: Goodput,
+    ) -> Result<LoadHandle, Error> {
+        let name = dataset.name();
+        if let Dataset::Random(random) = dataset {
+            let samples = random.samples(config.seed)?;
+            return Self::start_samples(config, samples, name, goodput).await;
+        }
+        let samples = dataset.requests(count, config.seed)?.samples.into_iter().cycle();
+        Self::start_samples(config, samples, name, goodput).await
+    }
+
+    async fn start_samples(
+        config: LoadConfig,
+        samples: impl Iterator<Item = Sample> + Send + 'static,
+        dataset: &'static str,
+        goodput: Goodput,
+    ) -> Result<LoadHandle, Error> {
         if config.max_concurrency == 0 {
             return Err(Error::config("--max-concurrency", "must be at least 1"));
         }
@@ -128,7 +156,6 @@ impl Load {
         let _ = process::make_room_for(config.max_concurrency);
         let arrivals =
             Arrivals::new(config.rate, config.burstiness, derive_seed(config.seed, 0, 0))?;
-        let samples = config.dataset.samples(config.seed)?;
         let closed = config.rate == Rate::Unlimited;
         let requests = arrivals.zip(samples).zip(0..).map(move |((due, sample), index)| Planned {
             due: (!closed).then_some(due),
@@ -137,7 +164,7 @@ impl Load {
         });
 
         let client = Arc::new(Client::connect(&config.target, false).await?);
-        let ledger = Arc::new(Ledger::new(Goodput::default(), Keep::Sums));
+        let ledger = Arc::new(Ledger::new(goodput, Keep::Sums));
         let stop = CancellationToken::new();
         let driver = Driver {
             client: Arc::clone(&client),
@@ -150,13 +177,18 @@ impl Load {
             started_at: SystemTime::now(),
             backend: config.target.backend,
             model: client.model().to_owned(),
+            dataset,
+            bad_lines: 0,
             rate: config.rate,
+            ramp: None,
+            ramp_changes: Vec::new(),
+            probe_rate: 0.0,
             burstiness: config.burstiness,
             max_concurrency: Some(config.max_concurrency),
             num_prompts: None,
             num_warmups: 0,
             seed: config.seed,
-            goodput: Goodput::default(),
+            goodput,
         };
         let started = Instant::now();
         let cpu_before = process::cpu_time();
@@ -166,6 +198,22 @@ impl Load {
 }
 
 impl LoadHandle {
+    /// What was run.
+    pub(super) fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Requests sent and over since the last call, which are then forgotten but for their counts.
+    pub(super) fn roll(&self) -> (u64, Over) {
+        self.ledger.roll(self.started.elapsed().as_secs_f64())
+    }
+
+    /// Processor time since the last call.
+    pub(super) fn roll_cpu(&mut self) -> Duration {
+        let now = process::cpu_time();
+        now.saturating_sub(std::mem::replace(&mut self.cpu_before, now))
+    }
+
     /// What the load has done so far.
     pub fn counts(&self) -> Counts {
         self.ledger.counts(self.client.steps())
@@ -192,8 +240,8 @@ impl LoadHandle {
             }
         }
         let wall = self.started.elapsed();
-        let (sent, over) = self.ledger.take();
-        let client_cpu = process::cpu_time().saturating_sub(self.cpu_before);
+        let (sent, over) = self.roll();
+        let client_cpu = self.roll_cpu();
         Ok(Report::new(self.facts, over, sent, wall, client_cpu))
     }
 }

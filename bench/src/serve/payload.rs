@@ -2,13 +2,13 @@
 //!
 //! Fields as in `async_request_openai_completions` and `async_request_openai_chat_completions` of
 //! <https://github.com/vllm-project/vllm/blob/main/vllm/benchmarks/lib/endpoint_request_func.py>.
-//! Completions carry the prompt as token ids, so that no tokenizer stands between the dataset and
-//! the server; chat has no such form and carries text.
+//! Completions carry a made prompt as token ids, so that no tokenizer stands between the dataset and
+//! the server; chat has no such form and carries text, and so do prompts that were someone's words.
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::prompt::PromptPlan;
+use super::dataset::prompt::PromptPlan;
 use super::{Backend, Error, Target};
 
 /// What all bodies of a load have in common, written once.
@@ -63,13 +63,13 @@ impl Template {
         }
         if self.chat {
             body.extend_from_slice(
-                br#","messages":[{"role":"user","content":[{"type":"text","text":""#,
+                br#","messages":[{"role":"user","content":[{"type":"text","text":"#,
             );
-            prompt.write_text(&mut body);
-            body.extend_from_slice(br#""}]}]}"#);
+            prompt.write_json_string(&mut body);
+            body.extend_from_slice(br#"}]}]}"#);
         } else {
             body.extend_from_slice(br#","prompt":"#);
-            prompt.write_token_ids(&mut body);
+            prompt.write_json(&mut body);
             body.push(b'}');
         }
         body.into()
@@ -79,7 +79,7 @@ impl Template {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::prompt::Run;
+    use crate::serve::dataset::prompt::Run;
     use pdlab_api::chat::ChatRequest;
     use pdlab_api::completion::CompletionRequest;
     use pdlab_api::openai::Prompt;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::Counts;
+use super::recent::Latencies;
 
 /// Takes news of a run. Called a few times per second from the runtime: must not block for long.
 pub trait Progress: Send + Sync {
@@ -19,7 +20,7 @@ pub trait Progress: Send + Sync {
 }
 
 /// How far a run is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct News {
     /// Since the first request could be sent.
     pub elapsed: Duration,
@@ -27,6 +28,8 @@ pub struct News {
     pub planned: u64,
     /// What has been done.
     pub counts: Counts,
+    /// How the latest requests fared; none before the first answer.
+    pub recent: Option<Latencies>,
 }
 
 /// Says nothing.
@@ -115,12 +118,19 @@ fn line(news: &News) -> String {
 fn rates(news: &News) -> String {
     let per_second = |count: u64| count as f64 / news.elapsed.as_secs_f64().max(1e-3);
     let Counts { completed, failed, output_tokens, .. } = news.counts;
-    format!(
+    let mut text = format!(
         "{:.1} req/s, {:.0} tok/s, {} under way, {failed} failed",
         per_second(completed),
         per_second(output_tokens),
         news.counts.in_flight(),
-    )
+    );
+    if let Some(Latencies { ttft_p50_s, ttft_p99_s, tpot_p50_s }) = news.recent {
+        text += &format!(", TTFT p50 {:.1} p99 {:.1} ms", ttft_p50_s * 1e3, ttft_p99_s * 1e3);
+        if let Some(tpot_p50_s) = tpot_p50_s {
+            text += &format!(", TPOT p50 {:.1} ms", tpot_p50_s * 1e3);
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -131,10 +141,13 @@ mod tests {
     fn lines_say_how_far_and_how_fast() {
         let counts =
             Counts { sent: 50, completed: 40, failed: 2, output_tokens: 900, ..Counts::default() };
-        let news = News { elapsed: Duration::from_secs(4), planned: 100, counts };
+        let news = News { elapsed: Duration::from_secs(4), planned: 100, counts, recent: None };
         assert_eq!(
             line(&news),
             "4 s: 42/100 requests, 10.0 req/s, 225 tok/s, 8 under way, 2 failed"
         );
+        let recent = Latencies { ttft_p50_s: 0.0123, ttft_p99_s: 0.2, tpot_p50_s: Some(0.0101) };
+        let text = line(&News { recent: Some(recent), ..news });
+        assert!(text.ends_with("2 failed, TTFT p50 12.3 p99 200.0 ms, TPOT p50 10.1 ms"), "{text}");
     }
 }

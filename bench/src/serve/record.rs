@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use pdlab_api::timings::Split;
+
 use super::client::Outcome;
 use super::distribution::Distribution;
+use super::split::Splits;
 
 /// One request. Times are seconds since the start of the load.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +39,8 @@ pub struct Record {
     pub server_queue_s: Option<f64>,
     /// TTFT by the server's clock, when it said so.
     pub server_ttft_s: Option<f64>,
+    /// What TTFT was made of, when the server said so.
+    pub split: Option<Split>,
     /// Why it failed, if it did.
     pub error: Option<String>,
 }
@@ -69,6 +74,7 @@ impl Record {
             output_tokens: answer.output_tokens(),
             server_queue_s: answer.server_queue.map(|time| time.as_secs_f64()),
             server_ttft_s: answer.server_ttft.map(|time| time.as_secs_f64()),
+            split: answer.split,
             itls_s: answer.itls_s,
             text: answer.text,
             error: answer.error,
@@ -146,10 +152,14 @@ pub struct Totals {
     pub queue: Distribution,
     /// From the scheduled time to the last token.
     pub e2el_with_queue: Distribution,
+    /// What TTFT was made of, of the requests whose server said so.
+    pub splits: Splits,
     /// From release to when the request was really sent; of failed requests too.
     pub schedule_error: Distribution,
     /// Messages of failed requests and how often each came.
     pub errors: BTreeMap<String, u64>,
+    /// Where the seconds begin, counted from the start of the load.
+    seconds_from_s: f64,
     seconds: Vec<Second>,
 }
 
@@ -162,6 +172,11 @@ struct Second {
 }
 
 impl Totals {
+    /// Totals of what ends from here on, `now_s` seconds after the start of the load.
+    pub(super) fn since(now_s: f64) -> Self {
+        Self { seconds_from_s: now_s, ..Self::default() }
+    }
+
     /// Adds a request that is over.
     pub fn add(&mut self, record: &Record, goodput: &Goodput) {
         self.last_end_s = self.last_end_s.max(record.ended_s);
@@ -176,6 +191,9 @@ impl Totals {
         self.prompt_tokens += record.prompt_tokens;
         self.output_tokens += record.output_tokens;
         self.ttft.add(record.ttft_s);
+        if let Some(split) = &record.split {
+            self.splits.add(split, record.ttft_s);
+        }
         if let Some(tpot_s) = record.tpot_s() {
             self.tpot.add(tpot_s);
         }
@@ -199,6 +217,7 @@ impl Totals {
             &mut self.e2el_with_queue,
             &mut self.schedule_error,
         ];
+        self.splits = Splits::default();
         latencies.into_iter().for_each(|latency| *latency = Distribution::default());
     }
 
@@ -231,7 +250,8 @@ impl Totals {
     }
 
     fn second(&mut self, at_s: f64) -> &mut Second {
-        let index = at_s as usize;
+        // What began before counts in the first second.
+        let index = (at_s - self.seconds_from_s).max(0.0) as usize;
         if self.seconds.len() <= index {
             self.seconds.resize(index + 1, Second::default());
         }
@@ -246,10 +266,11 @@ impl Totals {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn record(released_s: f64, ttft_s: f64, itls_s: &[f32]) -> Record {
+    /// A request that was answered: released and due at these seconds since the start.
+    pub(in crate::serve) fn record(released_s: f64, ttft_s: f64, itls_s: &[f32]) -> Record {
         let latency_s = ttft_s + f64::from(itls_s.iter().sum::<f32>());
         Record {
             index: 0,
@@ -265,6 +286,7 @@ mod tests {
             text: String::new(),
             server_queue_s: None,
             server_ttft_s: None,
+            split: None,
             error: None,
         }
     }

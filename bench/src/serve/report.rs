@@ -6,7 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use super::distribution::Distribution;
 use super::driver::Over;
-use super::{Backend, Goodput, Rate, Record, Totals};
+use super::memory::ProcessMemory;
+use super::probe::Probes;
+use super::split::Part;
+use super::{Backend, Goodput, Ramp, Rate, Record, Totals};
 
 /// What was run.
 #[derive(Debug, Clone)]
@@ -17,8 +20,18 @@ pub struct Facts {
     pub backend: Backend,
     /// The model.
     pub model: String,
+    /// The dataset's name.
+    pub dataset: &'static str,
+    /// Lines of the dataset that could not be read and were skipped.
+    pub bad_lines: u64,
     /// Requests per second that were asked for.
     pub rate: Rate,
+    /// One-token requests per second beside the load.
+    pub probe_rate: f64,
+    /// The rate that grew instead.
+    pub ramp: Option<Ramp>,
+    /// Requests per second of the ramp, and since when, counted from the start.
+    pub ramp_changes: Vec<(u32, Duration)>,
     /// Regularity of arrivals.
     pub burstiness: f64,
     /// Most requests at a time.
@@ -48,6 +61,10 @@ pub struct Report {
     pub sent: u64,
     /// Processor time of this process during the load.
     pub client_cpu: Duration,
+    /// Small requests beside the load, if there were any.
+    pub probes: Option<Probes>,
+    /// Memory of this process, and of those that were to be watched.
+    pub memory: Vec<ProcessMemory>,
 }
 
 /// A quantity that the report can show.
@@ -178,11 +195,20 @@ impl Report {
         wall: Duration,
         client_cpu: Duration,
     ) -> Self {
-        let Over { totals, mut records } = over;
+        let Over { totals, mut records, .. } = over;
         records.sort_unstable_by_key(|record| record.index);
         let last_end = Duration::try_from_secs_f64(totals.last_end_s).unwrap_or(wall);
         let duration = if last_end.is_zero() { wall } else { last_end };
-        Self { facts, totals, records, duration, sent, client_cpu }
+        Self {
+            facts,
+            totals,
+            records,
+            duration,
+            sent,
+            client_cpu,
+            probes: None,
+            memory: Vec::new(),
+        }
     }
 
     /// Requests that were under way when the load was stopped and the drain timeout was over.
@@ -210,17 +236,42 @@ impl Report {
         if duration_s > 0.0 { self.client_cpu.as_secs_f64() / duration_s } else { 0.0 }
     }
 
+    /// How long requests waited for a slot of `--max-concurrency`: p50, p99 and maximum in
+    /// milliseconds. No part of the latencies but of those including the client's queue.
+    pub fn queue_ms(&self) -> [f64; 3] {
+        let queue = &self.totals.queue;
+        let percentiles = queue.percentiles(&[50.0, 99.0]);
+        [percentiles[0], percentiles[1], queue.max()].map(|s| s * 1e3)
+    }
+
+    /// Whether the client's lateness distorts what was measured.
+    pub fn client_was_bottleneck(&self) -> bool {
+        let [_, late_ms, _] = self.schedule_error_ms();
+        let ttft_ms = self.totals.ttft.percentiles(&[50.0])[0] * 1e3;
+        late_ms > NEGLIGIBLE_LATENESS_S * 1e3 && late_ms > LATENESS_SHARE * ttft_ms
+    }
+
     /// What makes the numbers doubtful, a sentence each.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        let [_, late_ms, _] = self.schedule_error_ms();
-        let ttft_ms = self.totals.ttft.percentiles(&[50.0])[0] * 1e3;
-        if late_ms > NEGLIGIBLE_LATENESS_S * 1e3 && late_ms > LATENESS_SHARE * ttft_ms {
+        if self.client_was_bottleneck() {
+            let [_, late_ms, _] = self.schedule_error_ms();
+            let ttft_ms = self.totals.ttft.percentiles(&[50.0])[0] * 1e3;
             warnings.push(format!(
                 "the client was the bottleneck: it sent 1 % of the requests more than \
                  {late_ms:.1} ms late (median TTFT {ttft_ms:.1} ms) and kept {:.2} processors \
                  busy; lower --request-rate or run it on a machine of its own",
                 self.client_cores()
+            ));
+        }
+        let [queue_p50_ms, queue_p99_ms, _] = self.queue_ms();
+        if let (Rate::PerSecond(_), Some(limit)) = (self.facts.rate, self.facts.max_concurrency)
+            && queue_p50_ms > NEGLIGIBLE_LATENESS_S * 1e3
+        {
+            warnings.push(format!(
+                "half of the requests waited more than {queue_p50_ms:.1} ms for one of {limit} \
+                 slots (p99 {queue_p99_ms:.1} ms), which TTFT leaves out; see \
+                 e2el_including_client_queue, or raise --max-concurrency"
             ));
         }
         if self.totals.failed > 0 {
@@ -249,12 +300,31 @@ impl Report {
                 block.milliseconds(&format!("P{percent}"), short, value_s);
             }
         }
+        let splits = &self.totals.splits;
+        if splits.count() > 0 {
+            block.title("What TTFT is made of", '-');
+            for part in Part::ALL {
+                block.milliseconds("Mean", part.title(), splits.of(part).mean());
+            }
+            block.real("KV per request (MB):", splits.mean_kv_bytes() / 1e6);
+        }
         block.title("Load Generator", '-');
         let [p50_ms, p99_ms, max_ms] = self.schedule_error_ms();
         block.milliseconds("P50", "schedule error", p50_ms / 1e3);
         block.milliseconds("P99", "schedule error", p99_ms / 1e3);
         block.milliseconds("Max", "schedule error", max_ms / 1e3);
+        block.milliseconds("P99", "client queue", self.queue_ms()[1] / 1e3);
         block.real("Client CPU time (s):", self.client_cpu.as_secs_f64());
+        block.real("Client processors busy:", self.client_cores());
+        if let Some(probes) = &self.probes {
+            block.title("Probe requests", '-');
+            block.value("Probe requests completed:", probes.completed);
+            block.value("Probe requests failed:", probes.failed);
+            let percentiles = probes.e2el.percentiles(&[50.0, 99.0]);
+            block.milliseconds("Median", "probe E2EL", percentiles[0]);
+            block.milliseconds("P99", "probe E2EL", percentiles[1]);
+            block.milliseconds("Max", "probe E2EL", probes.e2el.max());
+        }
         block.title("", '=');
         for (error, count) in &self.totals.errors {
             block.line(format_args!("{count} x {error}"));
@@ -274,6 +344,12 @@ impl Report {
         }
         if let Rate::PerSecond(rate) = self.facts.rate {
             block.real("Request rate configured (RPS):", rate);
+        }
+        if let Some(Ramp { start_rps, end_rps, strategy }) = self.facts.ramp {
+            block.value(
+                "Request rate ramp-up (RPS):",
+                format_args!("{start_rps} to {end_rps}, {strategy}"),
+            );
         }
         block.real("Benchmark duration (s):", self.duration.as_secs_f64());
         block.value("Total input tokens:", totals.prompt_tokens);

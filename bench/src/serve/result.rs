@@ -3,16 +3,20 @@
 //! Fields and their units are those of `benchmark` and `main` in
 //! <https://github.com/vllm-project/vllm/blob/main/vllm/benchmarks/serve.py>, so that tools for
 //! vLLM's results read these. What pdlab adds: `schedule_error_{p50,p99,max}_ms`,
-//! `client_cpu_s`, `client_cores`, `aborted`, `errors_by_message`, `warnings` and `origin`.
+//! `client_queue_{p50,p99,max}_ms`, `client_cpu_s`, `client_cores`, `client_bottleneck`, `aborted`,
+//! `errors_by_message`, `warnings`, `dataset_bad_lines`, `distributions` and `timeline` (see
+//! [`super::summary`]), `ttft_split` (see [`super::split`]), `memory` and `origin`.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::memory::ProcessMemory;
 use super::report::Presentation;
-use super::{Backend, Error, Rate, Record, Report};
+use super::{Backend, Error, Ramp, Rate, Record, Report, summary};
 use crate::run_dir;
 
 impl Report {
@@ -45,14 +49,21 @@ impl Report {
     }
 
     /// The file's name unless one is given:
-    /// `{label}-{rate}qps[-concurrency{n}]-{model}-{YYYYmmdd-HHMMSS}.json`.
+    /// `{label}-{rate}qps[-concurrency{n}]-{model}-{YYYYmmdd-HHMMSS}.json`, where a ramp has
+    /// `ramp-up-{strategy}-{start}qps-{end}qps` for its rate.
     pub fn file_name(&self, presentation: &Presentation) -> String {
         let facts = &self.facts;
+        let rate = match facts.ramp {
+            Some(Ramp { strategy, start_rps, end_rps }) => {
+                format!("ramp-up-{strategy}-{start_rps}qps-{end_rps}qps")
+            }
+            None => format!("{}qps", facts.rate),
+        };
         let label = presentation.label.clone().unwrap_or_else(|| facts.backend.to_string());
         let concurrency =
             facts.max_concurrency.map(|n| format!("-concurrency{n}")).unwrap_or_default();
         let model = facts.model.rsplit('/').next().unwrap_or_default();
-        format!("{label}-{}qps{concurrency}-{model}-{}.json", facts.rate, self.date())
+        format!("{label}-{rate}{concurrency}-{model}-{}.json", self.date())
     }
 
     fn add_facts(&self, result: &mut Map<String, Value>, presentation: &Presentation) {
@@ -80,6 +91,31 @@ impl Report {
             "burstiness": number(facts.burstiness),
             "max_concurrency": facts.max_concurrency,
         })));
+        if let Some(Ramp { strategy, start_rps, end_rps }) = facts.ramp {
+            let event = |(rps, since): &(u32, Duration)| {
+                let at = run_dir::utc_micros(facts.started_at + *since);
+                json!({"rps": rps, "timestamp": at})
+            };
+            result.extend(object(json!({
+                "ramp_up_strategy": strategy.to_string(),
+                "ramp_up_start_rps": start_rps,
+                "ramp_up_end_rps": end_rps,
+                "rps_change_events": facts.ramp_changes.iter().map(event).collect::<Vec<_>>(),
+            })));
+        }
+        if let Some(probes) = &self.probes {
+            result.insert("probe_request_rate".to_owned(), json!(facts.probe_rate));
+            if probes.completed > 0 {
+                let percentiles = probes.e2el.percentiles(&[50.0, 99.0]);
+                result.extend(object(json!({
+                    "probe_completed": probes.completed,
+                    "probe_failed": probes.failed,
+                    "probe_median_e2el_ms": percentiles[0] * 1e3,
+                    "probe_p99_e2el_ms": percentiles[1] * 1e3,
+                    "probe_max_e2el_ms": probes.e2el.max() * 1e3,
+                })));
+            }
+        }
     }
 
     fn add_numbers(&self, result: &mut Map<String, Value>) {
@@ -121,23 +157,37 @@ impl Report {
         list("errors", |r| json!(r.error.as_deref().unwrap_or_default()));
         list("server_queue_times", |r| json!(r.server_queue_s));
         list("server_ttfts", |r| json!(r.server_ttft_s));
+        if self.totals.splits.count() > 0 {
+            list("ttft_splits", |r| json!(r.split));
+        }
     }
 
     fn add_own(&self, result: &mut Map<String, Value>) {
         let [p50_ms, p99_ms, max_ms] = self.schedule_error_ms();
+        let [queue_p50_ms, queue_p99_ms, queue_max_ms] = self.queue_ms();
         result.extend(object(json!({
             "schedule_error_p50_ms": p50_ms,
             "schedule_error_p99_ms": p99_ms,
             "schedule_error_max_ms": max_ms,
+            "client_queue_p50_ms": queue_p50_ms,
+            "client_queue_p99_ms": queue_p99_ms,
+            "client_queue_max_ms": queue_max_ms,
+            "client_bottleneck": self.client_was_bottleneck(),
             "client_cpu_s": self.client_cpu.as_secs_f64(),
             "client_cores": self.client_cores(),
             "aborted": self.aborted(),
             "errors_by_message": self.totals.errors,
             "warnings": self.warnings(),
+            "dataset_bad_lines": self.facts.bad_lines,
+            "distributions": summary::distributions(&self.totals),
+            "timeline": summary::timeline(&self.records),
+            "memory": self.memory.iter().map(memory_json).collect::<Vec<_>>(),
+            "ttft_split": (self.totals.splits.count() > 0).then(|| self.totals.splits.to_json()),
             "origin": {
                 "tool": "pdlab",
                 "version": env!("CARGO_PKG_VERSION"),
                 "latency_from": "scheduled time, or when a slot was free if that was later",
+                "dataset": self.facts.dataset,
                 "seed": self.facts.seed,
                 "num_warmups": self.facts.num_warmups,
             },
@@ -170,6 +220,11 @@ pub fn write(path: &Path, result: &Map<String, Value>, append: bool) -> Result<(
     let mut text = Value::Object(result.clone()).to_string();
     text.push('\n');
     file.write_all(text.as_bytes()).map_err(failed(path))
+}
+
+/// `process`, and `points`: seconds since the start and bytes resident.
+fn memory_json(memory: &ProcessMemory) -> Value {
+    json!({"process": memory.process, "points": memory.points})
 }
 
 fn object(value: Value) -> Map<String, Value> {

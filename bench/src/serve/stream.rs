@@ -9,6 +9,7 @@
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
+use pdlab_api::timings::Split;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
@@ -33,6 +34,8 @@ pub(super) struct Answer {
     pub(super) server_queue: Option<Duration>,
     /// TTFT by the server's own clock, when it says so.
     pub(super) server_ttft: Option<Duration>,
+    /// What TTFT was made of, when the server says so.
+    pub(super) split: Option<Split>,
     /// The generated text, if kept.
     pub(super) text: String,
     /// `[DONE]` has come.
@@ -81,6 +84,7 @@ struct Usage {
 struct ServerMetrics {
     time_to_first_token_ms: Option<f64>,
     queue_time_ms: Option<f64>,
+    pdlab: Option<Split>,
 }
 
 impl Answer {
@@ -96,6 +100,7 @@ impl Answer {
             completion_tokens: None,
             server_queue: None,
             server_ttft: None,
+            split: None,
             text: String::new(),
             done: false,
             error: None,
@@ -163,6 +168,7 @@ impl Answer {
         if let Some(metrics) = &chunk.metrics {
             self.server_ttft = metrics.time_to_first_token_ms.and_then(milliseconds);
             self.server_queue = metrics.queue_time_ms.and_then(milliseconds);
+            self.split = metrics.pdlab;
         }
         let Some(choice) = chunk.choices.as_ref().and_then(|choices| choices.first()) else {
             return false;

@@ -5,4 +5,5 @@
 mod fake;
 mod load;
 mod measure;
+mod shapes;
 mod wire;

@@ -3,17 +3,8 @@
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
-use super::Error;
 use super::prompt::{PromptPlan, Run, derive_seed};
-
-/// One request of a dataset.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sample {
-    /// What to send.
-    pub prompt: PromptPlan,
-    /// How many tokens to ask for.
-    pub output_tokens: u32,
-}
+use super::{Error, Sample};
 
 /// Lengths of random prompts and outputs. The default is that of `vllm bench serve`.
 #[derive(Debug, Clone, PartialEq)]

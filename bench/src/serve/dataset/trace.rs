@@ -14,15 +14,15 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::Error;
+use super::lines::{BadLines, unreadable};
 use super::prompt::{PromptPlan, Run, derive_seed};
-use super::random::Sample;
+use super::{Error, Requests, Sample, Source};
 
 /// How to read a trace.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TimedTrace {
-    /// The file.
-    pub path: PathBuf,
+    /// The file. It keeps its order and is never drawn from twice.
+    pub source: Source,
     /// Tokens that a hash id stands for.
     pub chunk_hash_tokens: u32,
     /// Seconds per unit of the timestamps.
@@ -71,26 +71,35 @@ pub struct Entry {
 /// Kind of the seeds of chunks.
 const CHUNK: u64 = 4;
 
-/// Bad lines that an error shows.
-const SHOWN: usize = 10;
-
 impl TimedTrace {
     /// A trace in vLLM's default units.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
-            path: path.into(),
+            source: Source::new(path),
             chunk_hash_tokens: 16,
             sec_multiplier: 1.0,
             labels: Labels::default(),
         }
     }
 
-    /// The first `limit` requests, in the order of their times. The file is read line by line
-    /// and not past them; empty lines are skipped.
+    /// The first `count` requests, with their times.
+    pub(super) fn requests(&self, count: usize, seed: u64) -> Result<Requests, Error> {
+        let (entries, bad_lines, notes) = self.read(count)?;
+        Ok(Requests {
+            samples: entries.iter().map(|entry| self.sample(entry, seed)).collect(),
+            due: Some(entries.iter().map(|entry| entry.due).collect()),
+            bad_lines,
+            notes,
+        })
+    }
+
+    /// The first `limit` requests, in the order of their times; with them the number of bad lines
+    /// that were skipped and what to say of them. The file is read line by line and not past
+    /// them; empty lines are skipped.
     ///
-    /// Fails if the file cannot be read, has no request, or any of these lines is bad; the error
-    /// counts the bad lines and explains the first ten.
-    pub fn read(&self, limit: usize) -> Result<Vec<Entry>, Error> {
+    /// Fails if the file cannot be read, has no request, or any of these lines is bad and not to
+    /// be skipped; the error counts the bad lines and explains the first ten.
+    pub fn read(&self, limit: usize) -> Result<(Vec<Entry>, u64, Vec<String>), Error> {
         if self.chunk_hash_tokens == 0 {
             return Err(Error::config("--timed-trace-chunk-hash-size", "must be at least 1"));
         }
@@ -98,39 +107,30 @@ impl TimedTrace {
             let problem = format!("{} must be above 0", self.sec_multiplier);
             return Err(Error::config("--timed-trace-sec-multiplier", problem));
         }
-        let failed = |source| Error::File { action: "read", path: self.path.clone(), source };
-        let file = BufReader::new(File::open(&self.path).map_err(failed)?);
+        let path = &self.source.path;
+        let file = BufReader::new(File::open(path).map_err(unreadable(path))?);
         let mut entries: Vec<(f64, Entry)> = Vec::new();
-        let mut bad = Vec::new();
+        let mut bad = BadLines::new("line");
         for (number, line) in (1..).zip(file.lines()) {
-            if entries.len() + bad.len() == limit {
+            let refused = if self.source.skip_bad_lines { 0 } else { bad.count() };
+            if entries.len() + refused == limit {
                 break;
             }
-            let line = line.map_err(failed)?;
+            let line = line.map_err(unreadable(path))?;
             match self.entry(&line) {
                 _ if line.trim().is_empty() => {}
                 Ok(entry) => entries.push(entry),
-                Err(problem) => bad.push((number, problem)),
+                Err(problem) => bad.add(number, problem),
             }
         }
-        if entries.is_empty() && bad.is_empty() {
-            bad.push((1, "there is no request in the file".to_owned()));
-        }
-        if !bad.is_empty() {
-            let mut first: Vec<String> = bad
-                .iter()
-                .take(SHOWN)
-                .map(|(number, problem)| format!("  line {number}: {problem}"))
-                .collect();
-            first.push(format!("  a line looks like this: {}", self.example()));
-            return Err(Error::Dataset { path: self.path.clone(), bad: bad.len(), first });
-        }
+        let (bad_lines, notes) = bad.judge(&self.source, entries.len(), &self.example())?;
         entries.sort_by(|(a, _), (b, _)| a.total_cmp(b));
         let start_s = entries[0].0;
-        Ok(entries
+        let entries = entries
             .into_iter()
             .map(|(at_s, entry)| Entry { due: Duration::from_secs_f64(at_s - start_s), ..entry })
-            .collect())
+            .collect();
+        Ok((entries, bad_lines, notes))
     }
 
     /// The request of an entry. Equal seeds and hash ids give equal tokens.
@@ -199,7 +199,7 @@ mod tests {
     fn read(lines: &str, limit: usize) -> Result<Vec<Entry>, Error> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(lines.as_bytes()).unwrap();
-        TimedTrace::new(file.path()).read(limit)
+        TimedTrace::new(file.path()).read(limit).map(|(entries, ..)| entries)
     }
 
     fn line(at: f64, input: u32, hash_ids: &[u64]) -> String {

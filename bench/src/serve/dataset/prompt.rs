@@ -3,6 +3,8 @@
 //! A trace of 12,000 requests is 150 million tokens; they are made when their request is due
 //! and forgotten when it is written.
 
+use std::sync::Arc;
+
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{Rng, SeedableRng};
 
@@ -25,60 +27,110 @@ pub struct Run {
     pub tokens: u32,
 }
 
-/// A prompt: runs one after the other. Prompts that begin with the same runs share a prefix.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// A prompt: runs one after the other, or a text. Prompts that begin with the same runs share a
+/// prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PromptPlan {
-    runs: Vec<Run>,
+    content: Content,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Content {
+    Runs(Vec<Run>),
+    /// Someone's words, and how many tokens they are thought to be.
+    Text(Arc<str>, u32),
+}
+
+impl Default for PromptPlan {
+    fn default() -> Self {
+        Self::new(Vec::new())
+    }
 }
 
 impl PromptPlan {
     /// A prompt of these runs.
     pub fn new(runs: Vec<Run>) -> Self {
-        Self { runs }
+        Self { content: Content::Runs(runs) }
     }
 
-    /// Length in tokens of the built-in tokenizer, which is also the length of the text in bytes.
+    /// A prompt of words, which are about so many tokens.
+    pub fn text(text: Arc<str>, tokens: u32) -> Self {
+        Self { content: Content::Text(text, tokens) }
+    }
+
+    /// Length in tokens. Of runs it is exact, and the length of their text in bytes; of words it
+    /// is what [`PromptPlan::text`] was told.
     pub fn tokens(&self) -> u64 {
-        self.runs.iter().map(|run| u64::from(run.tokens)).sum()
-    }
-
-    /// Appends the prompt as text. It holds only letters and spaces.
-    pub fn write_text(&self, out: &mut Vec<u8>) {
-        out.reserve(self.tokens() as usize);
-        self.for_each_symbol(|symbol| out.push(symbol));
-    }
-
-    /// Appends the prompt as a JSON list of token ids, `[104,105]`.
-    pub fn write_token_ids(&self, out: &mut Vec<u8>) {
-        out.reserve(self.tokens() as usize * 4 + 2);
-        out.push(b'[');
-        let start = out.len();
-        self.for_each_symbol(|symbol| {
-            if symbol >= 100 {
-                out.extend_from_slice(&[b'1', b'0' + symbol / 10 % 10, b'0' + symbol % 10, b',']);
-            } else {
-                out.extend_from_slice(&[b'0' + symbol / 10, b'0' + symbol % 10, b',']);
-            }
-        });
-        if out.len() > start {
-            out.pop();
+        match &self.content {
+            Content::Runs(runs) => runs.iter().map(|run| u64::from(run.tokens)).sum(),
+            Content::Text(_, tokens) => u64::from(*tokens),
         }
-        out.push(b']');
     }
 
-    fn for_each_symbol(&self, mut each: impl FnMut(u8)) {
-        for run in &self.runs {
-            let mut rng = Xoshiro256PlusPlus::seed_from_u64(run.seed);
-            let mut left = run.tokens as usize;
-            while left > 0 {
-                let mut bits = rng.next_u64();
-                let take = left.min(SYMBOLS_PER_DRAW);
-                for _ in 0..take {
-                    each(ALPHABET[(bits & 63) as usize]);
-                    bits >>= 6;
-                }
-                left -= take;
+    /// Appends the prompt as text. Runs give only letters and spaces.
+    pub fn write_text(&self, out: &mut Vec<u8>) {
+        match &self.content {
+            Content::Runs(runs) => {
+                out.reserve(self.tokens() as usize);
+                for_each_symbol(runs, |symbol| out.push(symbol));
             }
+            Content::Text(text, _) => out.extend_from_slice(text.as_bytes()),
+        }
+    }
+
+    /// Appends the prompt as a JSON string, quotes included.
+    pub fn write_json_string(&self, out: &mut Vec<u8>) {
+        match &self.content {
+            Content::Runs(_) => {
+                out.push(b'"');
+                self.write_text(out);
+                out.push(b'"');
+            }
+            // Writing to a Vec cannot fail.
+            Content::Text(text, _) => drop(serde_json::to_writer(out, &**text)),
+        }
+    }
+
+    /// Appends the prompt as completions take it: runs as a list of token ids, words as a string,
+    /// because only the server knows their ids.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        match &self.content {
+            Content::Runs(runs) => write_token_ids(runs, self.tokens(), out),
+            Content::Text(..) => self.write_json_string(out),
+        }
+    }
+}
+
+/// Appends runs as a JSON list of token ids, `[104,105]`.
+fn write_token_ids(runs: &[Run], tokens: u64, out: &mut Vec<u8>) {
+    out.reserve(tokens as usize * 4 + 2);
+    out.push(b'[');
+    let start = out.len();
+    for_each_symbol(runs, |symbol| {
+        if symbol >= 100 {
+            out.extend_from_slice(&[b'1', b'0' + symbol / 10 % 10, b'0' + symbol % 10, b',']);
+        } else {
+            out.extend_from_slice(&[b'0' + symbol / 10, b'0' + symbol % 10, b',']);
+        }
+    });
+    if out.len() > start {
+        out.pop();
+    }
+    out.push(b']');
+}
+
+fn for_each_symbol(runs: &[Run], mut each: impl FnMut(u8)) {
+    for run in runs {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(run.seed);
+        let mut left = run.tokens as usize;
+        while left > 0 {
+            let mut bits = rng.next_u64();
+            let take = left.min(SYMBOLS_PER_DRAW);
+            for _ in 0..take {
+                each(ALPHABET[(bits & 63) as usize]);
+                bits >>= 6;
+            }
+            left -= take;
         }
     }
 }
@@ -112,7 +164,7 @@ mod tests {
 
     fn ids(plan: &PromptPlan) -> Vec<u32> {
         let mut out = Vec::new();
-        plan.write_token_ids(&mut out);
+        plan.write_json(&mut out);
         serde_json::from_slice(&out).unwrap()
     }
 
@@ -128,6 +180,15 @@ mod tests {
     #[test]
     fn an_empty_prompt_is_an_empty_list() {
         assert_eq!(ids(&PromptPlan::default()), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn words_are_sent_as_they_are() {
+        let plan = PromptPlan::text(Arc::from("a \"b\"\n\u{e9}"), 3);
+        let mut out = Vec::new();
+        plan.write_json(&mut out);
+        assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), "a \"b\"\n\u{e9}");
+        assert_eq!((plan.tokens(), text(&plan).as_str()), (3, "a \"b\"\n\u{e9}"));
     }
 
     #[test]
@@ -152,8 +213,9 @@ mod tests {
             let text = text(&plan);
             prop_assert_eq!(text.len() as u64, plan.tokens());
             prop_assert_eq!(pdlab_api::tokenizer::encode(&text), ids(&plan));
-            let quoted = serde_json::to_string(&text).unwrap();
-            prop_assert_eq!(quoted.len(), text.len() + 2);
+            let mut quoted = Vec::new();
+            plan.write_json_string(&mut quoted);
+            prop_assert_eq!(serde_json::from_slice::<String>(&quoted).unwrap(), text);
         }
     }
 }
