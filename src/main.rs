@@ -6,6 +6,7 @@
 //! - `roles`: `pdlab prefill`, `decode`, `router`.
 //! - `ucx`, `doctor`: what is installed and what can run here.
 //! - `measure`: `pdlab repro`, `up` and `bench`. `matrix`: `pdlab matrix`. `report`: `pdlab report`.
+//! - `watch`: `pdlab watch`.
 
 mod cli;
 mod doctor;
@@ -18,6 +19,7 @@ mod report;
 mod roles;
 mod transport_args;
 mod ucx;
+mod watch;
 mod zoo;
 
 use std::process::ExitCode;

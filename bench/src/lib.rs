@@ -8,4 +8,5 @@ pub mod page;
 pub mod repro;
 pub mod run_dir;
 pub mod serve;
+pub mod watch;
 pub mod zoo;

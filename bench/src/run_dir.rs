@@ -13,8 +13,15 @@ use crate::page;
 const RUNS: &str = "runs";
 
 /// Files of a run, which a later run in the same directory replaces.
-const OWN_FILES: [&str; 5] =
-    ["result.json", "samples.csv", "scenario.toml", "report.txt", "gate.json"];
+const OWN_FILES: [&str; 7] = [
+    "result.json",
+    "samples.csv",
+    "scenario.toml",
+    "stacks.json",
+    "watch.toml",
+    "report.txt",
+    "gate.json",
+];
 
 /// Directories of a run, likewise.
 const OWN_DIRS: [&str; 2] = ["logs", "mitigations"];

@@ -1,8 +1,10 @@
 //! Reads the memory of a process from outside.
 //!
 //! [`Watched::read`] is for every sample: two small files, one of them (`smaps_rollup`) at the price of a walk of the
-//! page tables, about a millisecond per gigabyte mapped in small pages. [`Watched::layout`] reads every mapping and is
-//! for the start and the end of a run.
+//! page tables, about a millisecond per gigabyte mapped in small pages. While it walks a mapping, the process cannot
+//! map or unmap anything; [`Watched::glance`] makes do with the kernel's own counters, which costs it nothing, and is
+//! for processes that are so large that it would be felt. [`Watched::layout`] reads every mapping and is for the start
+//! and the end of a run.
 //!
 //! A [`Watched`] keeps the process's directory in `/proc` open. The kernel ties that handle to the process and not to
 //! its number, so a reading can never come from another process that was given the same number later.
@@ -56,14 +58,23 @@ pub struct Watched {
     pid: u32,
 }
 
+/// Where a program and its stack lie: the kernel puts them at random when one is executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Image {
+    code: u64,
+    stack: u64,
+}
+
 impl Watched {
-    /// Starts to watch `pid`, and takes one reading to see that it may.
+    /// Starts to watch `pid`, and sees that it may.
     pub fn open(pid: u32) -> Result<Watched, SampleError> {
         // No process has a number that is no pid_t.
         let number = i32::try_from(pid).map_err(|_| SampleError::Gone { pid })?;
         let process = Process::new(number).map_err(|error| from_procfs(pid, "", error))?;
         let watched = Watched { process, pid };
-        watched.read()?;
+        // The kernel decides when the file is opened; nothing is walked yet.
+        watched.open_file("smaps_rollup")?;
+        watched.glance()?;
         Ok(watched)
     }
 
@@ -75,8 +86,9 @@ impl Watched {
     /// One reading.
     pub fn read(&self) -> Result<Memory, SampleError> {
         let rollup = self.text("smaps_rollup")?;
-        let status = self.text("status")?;
-        let mut memory = Memory::default();
+        let mut memory = self.counters()?;
+        // Counted in the same way as RSS just now, where status counts a little behind.
+        (memory.anonymous_bytes, memory.hugetlb_bytes, memory.swap_bytes) = (0, 0, 0);
         let mut readable = false;
         for (key, bytes) in smaps::sizes(&rollup) {
             match key {
@@ -97,9 +109,35 @@ impl Watched {
             // A process that has ended and waits for its parent has no memory to roll up.
             return Err(SampleError::Gone { pid: self.pid });
         }
+        Ok(memory)
+    }
+
+    /// One reading from the kernel's counters alone, without a walk of the page tables: the process is not held up,
+    /// however large it is. What only a walk tells (PSS, private and lazily freed pages) is 0, and the rest may lag by
+    /// some 64 pages per processor.
+    pub fn glance(&self) -> Result<Memory, SampleError> {
+        let memory = self.counters()?;
+        // A process that has ended and waits for its parent has no memory.
+        if memory.vm_bytes == 0 { Err(SampleError::Gone { pid: self.pid }) } else { Ok(memory) }
+    }
+
+    /// What identifies the program that the process runs now; `None` once it has ended. Another value means that it has
+    /// executed another program, and that all its memory is new.
+    pub fn image(&self) -> Option<Image> {
+        let stat = self.process.stat().ok().filter(|stat| stat.startstack != 0)?;
+        Some(Image { code: stat.startcode, stack: stat.startstack })
+    }
+
+    fn counters(&self) -> Result<Memory, SampleError> {
+        let status = self.text("status")?;
+        let mut memory = Memory::default();
         for (key, bytes) in smaps::sizes(&status) {
             match key {
                 "VmSize" => memory.vm_bytes = bytes,
+                "VmRSS" => memory.rss_bytes = bytes,
+                "RssAnon" => memory.anonymous_bytes = bytes,
+                "HugetlbPages" => memory.hugetlb_bytes = bytes,
+                "VmSwap" => memory.swap_bytes = bytes,
                 "RssFile" => memory.rss_file_bytes = bytes,
                 "RssShmem" => memory.rss_shmem_bytes = bytes,
                 "VmPin" => memory.pinned_bytes = bytes,

@@ -37,7 +37,7 @@ impl HttpClient {
     /// [`ClusterError::Http`] without an answer, on a status other than 200, on a body that is
     /// too large.
     pub async fn get(&self, role: &str, url: &str) -> Result<Bytes, ClusterError> {
-        match tokio::time::timeout(TIMEOUT, self.exchange(url)).await {
+        match tokio::time::timeout(TIMEOUT, self.exchange(url, ANSWER_LIMIT_BYTES)).await {
             Ok(answer) => answer.map_err(|reason| failed(role, url, reason)),
             Err(_) => Err(failed(role, url, format!("no answer within {} s", TIMEOUT.as_secs()))),
         }
@@ -56,11 +56,27 @@ impl HttpClient {
         serde_json::from_slice(&body).map_err(|source| failed(role, url, source.to_string()))
     }
 
-    async fn exchange(&self, url: &str) -> Result<Bytes, String> {
+    /// The body of `GET url` on a server that is none of a cluster's: as much as `limit_bytes`, within `patience`.
+    ///
+    /// # Errors
+    /// In words: no URL, no answer, a status other than 200, a body that is too large.
+    pub async fn fetch(
+        &self,
+        url: &str,
+        patience: Duration,
+        limit_bytes: usize,
+    ) -> Result<Bytes, String> {
+        match tokio::time::timeout(patience, self.exchange(url, limit_bytes)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(format!("no answer within {:.0} s", patience.as_secs_f64())),
+        }
+    }
+
+    async fn exchange(&self, url: &str, limit_bytes: usize) -> Result<Bytes, String> {
         let url: Uri = url.parse().map_err(|source| format!("no URL: {source}"))?;
         let response = self.client.get(url).await.map_err(|source| causes(&source))?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_LIMIT_BYTES).collect().await;
+        let body = Limited::new(response.into_body(), limit_bytes).collect().await;
         let body = body.map_err(|source| source.to_string())?.to_bytes();
         if status == StatusCode::OK {
             return Ok(body);

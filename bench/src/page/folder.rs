@@ -9,6 +9,7 @@ use super::Document;
 use super::error::PageError;
 use super::matrix::Matrix;
 use super::run::{Run, RunFiles};
+use super::watch::WatchRun;
 use super::zoo::Zoo;
 use crate::zoo::ZOO_FILE;
 
@@ -33,6 +34,9 @@ pub fn load(dir: &Path) -> Result<Document, PageError> {
         return Ok(Document::Zoo(Zoo::parse(&name(dir), &json, has_page)?));
     }
     let files = read(dir)?;
+    if let Some(plan) = text(&dir.join("watch.toml"))? {
+        return Ok(Document::Watch(Box::new(WatchRun::parse(&files, &plan)?)));
+    }
     if files.result.is_none() && files.samples.is_none() && files.scenario.is_none() {
         let wanted = vec!["result.json", "samples.csv", "scenario.toml", "matrix.json", ZOO_FILE];
         return Err(PageError::NoRun { path: dir.to_owned(), wanted });

@@ -9,6 +9,7 @@
 //! - [`run`]: a run from the text of its files, whole or cut off, and its page. Start here.
 //! - [`growth`]: a gauge against work with the fitted line; `memory`: the plot of it.
 //! - `owners`, `roles`, [`cures`], `facts`: the other sections.
+//! - [`watch`]: the page of a process that was watched.
 //! - [`matrix`] and its `heat` maps; [`zoo`]: the pages of many runs.
 //! - [`markdown`]: the main plot for the page of a CI job.
 //! - `svg`, `scale`, `thin`: plots: places, ticks, fewer points. `html`, `words`: page and phrases.
@@ -31,6 +32,7 @@ pub mod run;
 mod scale;
 mod svg;
 mod thin;
+pub mod watch;
 mod words;
 pub mod zoo;
 
@@ -41,6 +43,7 @@ pub use markdown::markdown;
 
 use matrix::Matrix;
 use run::Run;
+use watch::WatchRun;
 use zoo::Zoo;
 
 /// The name of the page in the directory of its run.
@@ -51,6 +54,8 @@ pub const FILE: &str = "report.html";
 pub enum Document {
     /// One run.
     Run(Box<Run>),
+    /// A process that was watched.
+    Watch(Box<WatchRun>),
     /// A scenario over versions and settings.
     Matrix(Box<Matrix>),
     /// Many scenarios.
@@ -62,6 +67,7 @@ impl Document {
     pub fn render(&self) -> String {
         match self {
             Self::Run(run) => run::render(run),
+            Self::Watch(run) => watch::render(run),
             Self::Matrix(matrix) => matrix::render(matrix),
             Self::Zoo(zoo) => zoo::render(zoo),
         }
@@ -71,6 +77,7 @@ impl Document {
     pub fn notes(&self) -> &[String] {
         match self {
             Self::Run(run) => &run.notes,
+            Self::Watch(run) => &run.notes,
             Self::Matrix(matrix) => &matrix.notes,
             Self::Zoo(zoo) => &zoo.notes,
         }

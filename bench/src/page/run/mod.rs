@@ -11,7 +11,7 @@ use pdlab_leak::scenario::Scenario;
 
 use super::cures::CureSeries;
 use super::error::PageError;
-use super::growth::Growth;
+use super::growth::{Growth, Rule};
 use crate::repro::report::RunReport;
 
 pub(super) use view::render;
@@ -85,7 +85,7 @@ impl Run {
         })?;
         let scenario = Scenario::parse(&scenario_toml, &files.path("scenario.toml"))?;
         let judged = judged(&scenario, report.as_ref(), &samples);
-        let growth = judged.and_then(|process| Growth::of(&samples, &process, &scenario));
+        let growth = judged.and_then(|process| Growth::of(&samples, &process, Rule::of(&scenario)));
         let cures = parse_cures(files, &scenario, growth.as_ref(), &mut notes)?;
         let logs = files.logs.clone();
         let name = files.name.clone();
@@ -107,7 +107,10 @@ impl Run {
     }
 }
 
-fn parse_result(files: &RunFiles, notes: &mut Vec<String>) -> Result<Option<RunReport>, PageError> {
+pub(super) fn parse_result(
+    files: &RunFiles,
+    notes: &mut Vec<String>,
+) -> Result<Option<RunReport>, PageError> {
     let Some(text) = &files.result else {
         notes.push(
             "There is no result.json: the run did not come to its end. The verdict is on the \
@@ -129,7 +132,7 @@ fn parse_result(files: &RunFiles, notes: &mut Vec<String>) -> Result<Option<RunR
 }
 
 /// The samples in `text`. A last line without its end may be half of one, and is left out.
-fn parse_samples(
+pub(super) fn parse_samples(
     files: &RunFiles,
     file: &str,
     text: &str,
@@ -170,7 +173,7 @@ fn parse_cures(
         let name = crate::repro::file_name(&cure.name);
         let Some(text) = files.cures.get(&name) else { continue };
         let samples = parse_samples(files, &format!("mitigations/{name}.csv"), text, notes)?;
-        if let Some(growth) = Growth::of(&samples, &growth.process, scenario) {
+        if let Some(growth) = Growth::of(&samples, &growth.process, Rule::of(scenario)) {
             series.push(CureSeries { setting: cure.setting(), growth });
         }
     }
