@@ -16,7 +16,7 @@ use crate::layout::{Class, Layout};
 use crate::sample::Sample;
 
 /// Who holds growth.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Owner {
     /// Name for people.
     pub name: String,

@@ -186,8 +186,8 @@ fn facts(run: &WatchRun) -> Markup {
                 (fact("Process", &html! { (target.name) ", pid " (target.pid) ", of user " (target.uid) }))
                 @if target.contained {
                     (fact("Container", &html! {
-                        "It has a file system of its own"
-                        @if let Some(inner) = target.inner_pid { ", and there the pid " (inner) }
+                        "It has a mount namespace of its own"
+                        @if let Some(inner) = target.inner_pid { ", and its pid there is " (inner) }
                     }))
                 }
                 @if !target.program.is_empty() {

@@ -1,4 +1,5 @@
-//! Reads the watched process, as gently as its size asks for.
+//! Reads the watched process without holding it up: no walk of a whole mapping, in which it could not map or unmap
+//! anything. `docs/WATCH.md` has what the ways of reading cost.
 
 use std::time::{Duration, Instant};
 
@@ -8,14 +9,10 @@ use pdlab_leak::sampler::{Image, SampleError, Watched};
 use super::attribution::State;
 use crate::repro::cost;
 
-/// RSS above which the page tables are no longer walked at every reading. While the kernel walks a mapping, the process
-/// cannot map or unmap anything; `docs/WATCH.md` has what was measured.
-const WALK_LIMIT_BYTES: u64 = 512 << 20;
-
 /// Of its time, a watch spends at most one part in so many on readings: a process of many mappings takes longer to read.
 const DUTY: u32 = 20;
 
-/// The same for the walk over all mappings, which takes the kernel far longer.
+/// The same for a look at all mappings, which takes far longer.
 const STATE_DUTY: u32 = 100;
 
 /// Seconds to the second look at all mappings; the next ones follow at twice the distance each, up to [`STATE_MOST`].
@@ -48,9 +45,7 @@ impl Eyes {
     /// # Errors
     /// If it has ended, or may no longer be read.
     pub fn read(&self, now: Instant) -> Result<(Memory, Duration), SampleError> {
-        let glance = self.watched.glance()?;
-        let memory =
-            if glance.rss_bytes > WALK_LIMIT_BYTES { glance } else { self.watched.read()? };
+        let memory = self.watched.glance()?;
         Ok((memory, now.elapsed() * DUTY))
     }
 
@@ -71,7 +66,7 @@ impl Eyes {
     /// # Errors
     /// If it has ended, or may no longer be read.
     pub fn state(&mut self, now: Instant) -> Result<State, SampleError> {
-        let layout = self.watched.layout(None)?;
+        let layout = self.watched.layout_gently()?;
         let descriptors = self.watched.descriptors()?;
         let took = now.elapsed();
         self.state_pause = (self.state_pause * 2).min(STATE_MOST).max(took * STATE_DUTY);

@@ -23,7 +23,7 @@ pub struct Target {
     /// The user whose rights it has.
     #[serde(default)]
     pub uid: u32,
-    /// Whether it sees another file system than this program does: a container, mostly.
+    /// Whether it has a mount namespace of its own, so that its paths mean something else: a container, mostly.
     #[serde(default)]
     pub contained: bool,
     /// Its number in its own namespace, if that is another.
@@ -60,7 +60,8 @@ impl Target {
         let command = process.cmdline().unwrap_or_default().join(" ");
         target.command = command.chars().take(COMMAND_CHARS).collect();
         target.program = process.exe().map(|path| shown(&path)).unwrap_or_default();
-        target.contained = root(pid).is_some_and(|theirs| Some(theirs) != root_of("self"));
+        let theirs = mounts(&pid.to_string());
+        target.contained = theirs.is_some() && theirs != mounts("self");
         let library = process.maps().ok().and_then(|maps| {
             maps.into_iter().find_map(|map| match map.pathname {
                 MMapPath::Path(path) if is_ucp(&path) => Some(path),
@@ -88,15 +89,9 @@ fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// The device and number of the root directory of a process, which tell file systems apart.
-fn root_of(process: &str) -> Option<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt;
-    let root = fs::metadata(format!("/proc/{process}/root/")).ok()?;
-    Some((root.dev(), root.ino()))
-}
-
-fn root(pid: u32) -> Option<(u64, u64)> {
-    root_of(&pid.to_string())
+/// The mount namespace of a process: two processes of one see the same files.
+fn mounts(process: &str) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{process}/ns/mnt")).ok()
 }
 
 /// `libucp.so.0.0.0`, also with the hash that wheels put into the name.

@@ -82,7 +82,7 @@ pub fn render(
 fn watched(target: &Target) -> String {
     let mut text = format!("{}, pid {}, of user {}", target.name, target.pid, target.uid);
     if target.contained {
-        text += ", in a file system of its own";
+        text += ", in a mount namespace of its own";
     }
     if let Some(inner) = target.inner_pid {
         text += &format!(", where its pid is {inner}");

@@ -100,6 +100,15 @@ fn a_layout_names_the_pool_and_adds_up_to_the_rss() {
 }
 
 #[test]
+fn a_gentle_layout_is_the_same_layout() {
+    let child = idle();
+    let watched = Watched::open(child.0.id()).unwrap();
+    // The echo is written; soon nothing changes any more.
+    let same = (0..100).any(|_| watched.layout(None).unwrap() == watched.layout_gently().unwrap());
+    assert!(same, "{:?} {:?}", watched.layout(None), watched.layout_gently());
+}
+
+#[test]
 fn the_pool_is_cut_out_of_a_larger_mapping_by_the_page_table() {
     let _alone = OWN_MEMORY.lock().unwrap();
     // A mapping of its own, of which the first half is touched; the "pool" is the middle half.
