@@ -99,7 +99,8 @@ impl Drop for Target {
         // What stands around the watched process passes the signal on, or takes it along when it is killed.
         signal(self.child.id(), "TERM");
         let began = Instant::now();
-        while began.elapsed() < Duration::from_secs(2) && matches!(self.child.try_wait(), Ok(None)) {
+        while began.elapsed() < Duration::from_secs(2) && matches!(self.child.try_wait(), Ok(None))
+        {
             std::thread::sleep(Duration::from_millis(10));
         }
         let _ = self.child.kill();
@@ -133,6 +134,20 @@ pub(crate) fn watch(pid: &str, args: &[&str]) -> Watched {
     let dir = tempfile::tempdir().unwrap();
     let output = pdlab(&[&fixed[..], limit, args].concat(), dir.path());
     watched(output, dir)
+}
+
+/// Watches `pid` with a tracer; says why it is skipped where this machine allows none.
+pub(crate) fn trace(pid: &str, args: &[&str]) -> Option<Watched> {
+    let fixed = ["watch", "--pid", pid, "--json", "--out", "run", "--duration", "180s"];
+    let dir = tempfile::tempdir().unwrap();
+    let output = pdlab(&[&fixed[..], args].concat(), dir.path());
+    if output.status.code() != Some(3) {
+        return Some(watched(output, dir));
+    }
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("cannot trace") && error.contains(pid), "{error}");
+    eprintln!("skipped: {}", error.trim());
+    None
 }
 
 pub(crate) fn watched(output: Output, dir: tempfile::TempDir) -> Watched {

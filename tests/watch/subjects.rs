@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::common::{PDLAB, Target, Watched, compiled, is_root, libucp, run, turn, watch};
+use crate::common::{PDLAB, Target, Watched, compiled, is_root, libucp, run, trace, turn, watch};
 
 /// UCX over TCP on the loopback interface: everywhere, and nothing is logged to stdout.
 const UCX: [(&str, &str); 3] =
@@ -37,6 +37,7 @@ fn a_c_program_that_does_nothing_but_ucp_init_and_unmap_leaks() {
     let target = Target::start(unmapper(&[&libucp]).envs(UCX));
     let watched = watch(&target.pid(), &["--until-verdict"]);
     leaks(&watched, true);
+    assert!(watched.text.contains("vllm#24264"), "the suspect is named: {}", watched.text);
     assert_eq!(watched.result["watch"]["end"], "verdict");
     assert!(watched.progress.lines().any(|line| line.contains("RSS") && line.contains("so far")));
 
@@ -47,6 +48,23 @@ fn a_c_program_that_does_nothing_but_ucp_init_and_unmap_leaks() {
     let page = std::fs::read_to_string(watched.dir.path().join("run/report.html")).unwrap();
     assert!(page.contains("<title>leak: unmapper-"), "{page}");
     assert!(page.contains("libucp.so.0") && page.contains("UCX_TLS"), "{page}");
+}
+
+#[test]
+fn per_unmap_the_leak_has_its_size_and_its_name() {
+    let Some(libucp) = libucp() else { return };
+    let _turn = turn();
+    let target = Target::start(unmapper(&[&libucp]).envs(UCX));
+    let args = ["--unit-from", "unmaps", "--until-verdict"];
+    let Some(watched) = trace(&target.pid(), &args) else { return };
+    leaks(&watched, true);
+    let result = &watched.result;
+    assert_eq!(result["unit"], "unmap");
+    let slope = result["slope_bytes_per_unit"].as_f64().unwrap();
+    assert!((140.0..148.0).contains(&slope), "{slope}");
+    assert_eq!(result["signature"]["id"], "vllm#24264", "{result}");
+    assert!(watched.text.contains("ucs_mpool_grow"), "{}", watched.text);
+    assert!(watched.dir.path().join("run/stacks.json").exists());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use pdlab_leak::gauge::Gauge;
 use pdlab_leak::layout::Layout;
 use pdlab_leak::ledger::Ledger;
 use pdlab_leak::sample::Sample;
-use pdlab_leak::signature::{Finding, known, recognise};
+use pdlab_leak::signature::{Finding, Signature, known, recognise};
 use pdlab_leak::verdict::Judgement;
 
 use super::plan::Plan;
@@ -18,6 +18,21 @@ pub struct State {
     pub layout: Layout,
     /// Its open file descriptors.
     pub descriptors: Descriptors,
+}
+
+/// Known bugs of the process's UCX that make the same kind of memory grow, by another unit of work than the one that was
+/// measured: they are not recognised by this slope, and would be by one of their own.
+pub fn suspects(plan: &Plan, start: &State, end: &State) -> Vec<Signature> {
+    let Some(class) = Ledger::top_class(&start.layout, &end.layout) else { return Vec::new() };
+    let version = plan.target.ucx.as_deref().and_then(|version| version.parse().ok());
+    let fits = |signature: &Signature| {
+        let cured = signature.cures.iter().any(|cure| cure.in_force(&plan.target.settings));
+        signature.unit != plan.unit
+            && signature.class == Some(class)
+            && signature.ucx.zip(version).is_some_and(|(range, version)| range.contains(version))
+            && !cured
+    };
+    known().into_iter().filter(fits).collect()
 }
 
 /// Lays what was gained from `start` to `end` at its owners' doors. `ends` are the first reading and the last, between

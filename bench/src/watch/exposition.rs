@@ -147,7 +147,7 @@ impl Selector {
         let mut names: Vec<&str> = names.into_iter().collect();
         let likeness = |name: &str| {
             let part = name.contains(self.name.as_str()) || self.name.contains(name);
-            strsim::jaro_winkler(&self.name, name) + if part { 1.0 } else { 0.0 }
+            strsim::jaro_winkler(&self.name, name) + if part { 0.5 } else { 0.0 }
         };
         names.sort_by(|a, b| likeness(b).total_cmp(&likeness(a)));
         names.into_iter().take(most).map(str::to_owned).collect()

@@ -37,7 +37,7 @@ impl Eyes {
     pub fn open(pid: u32, now: Instant) -> Result<Self, SampleError> {
         let watched = Watched::open(pid)?;
         let image = watched.image();
-        Ok(Self { watched, image, state_due: now + STATE_FIRST, state_pause: STATE_FIRST })
+        Ok(Self { watched, image, state_due: now, state_pause: STATE_FIRST / 2 })
     }
 
     /// Its memory now, and how long the next reading should wait at least.

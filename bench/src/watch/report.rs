@@ -2,6 +2,7 @@
 
 use pdlab_leak::explain;
 use pdlab_leak::result::ReproResult;
+use pdlab_leak::signature::Signature;
 use pdlab_leak::verdict::{Judgement, VerdictKind};
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +41,8 @@ pub struct Findings<'a> {
     pub judgement: &'a Judgement,
     /// Who holds the growth.
     pub attribution: &'a Attribution,
+    /// Known bugs that it may be, if none was recognised.
+    pub suspects: Vec<Signature>,
     /// Why it ended.
     pub end: End,
     /// What the reader should know.

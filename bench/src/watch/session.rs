@@ -10,7 +10,7 @@ use pdlab_leak::work::Work;
 use tokio_util::sync::CancellationToken;
 
 use super::WatchError;
-use super::attribution::{State, attribute};
+use super::attribution::{State, attribute, suspects};
 use super::course::Course;
 use super::display::Display;
 use super::ending::{End, Ending};
@@ -316,12 +316,16 @@ impl Session {
         self.judge();
         // The target may have executed another program since.
         dir.write("watch.toml", self.plan.to_toml().as_bytes())?;
+        let leaks = self.judgement.verdict.kind() == VerdictKind::Leak;
+        let unknown = leaks && self.attribution.signature.is_none();
+        let states = self.states.as_ref().filter(|_| unknown);
         let findings = Findings {
             plan: &self.plan,
             process: &self.process,
             course: &self.course,
             judgement: &self.judgement,
             attribution: &self.attribution,
+            suspects: states.map_or(Vec::new(), |(start, end)| suspects(&self.plan, start, end)),
             end,
             remarks: self.remarks,
             total_s,

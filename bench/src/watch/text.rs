@@ -4,8 +4,10 @@ use std::path::Path;
 
 use pdlab_leak::explain;
 use pdlab_leak::ledger::Owner;
+use pdlab_leak::signature::Signature;
 use pdlab_leak::trace::{Traced, TracedStack};
 use pdlab_leak::verdict::VerdictKind;
+use pdlab_leak::work::Unit;
 
 use super::ending::End;
 use super::plan::Plan;
@@ -61,7 +63,10 @@ pub fn render(
             let text = explain::signature(signature);
             page.item("known bug", text.trim_start_matches("Known: "));
         }
-        None if leaks => page.item("next", &next(plan, traced)),
+        None if leaks => {
+            findings.suspects.iter().for_each(|known| page.item("suspect", &suspect(plan, known)));
+            page.item("next", &next(plan, traced));
+        }
         None => {}
     }
     page.item("measured", &measured(findings, report));
@@ -154,6 +159,21 @@ fn confidence(traced: &Traced) -> String {
     )
 }
 
+/// A known bug that it may be, and how to find out.
+fn suspect(plan: &Plan, known: &Signature) -> String {
+    let version = plan.target.ucx.as_deref().unwrap_or_default();
+    let mut text = format!(
+        "UCX {version} has a bug that makes this kind of memory grow by the {}: {}. {} ({}).",
+        known.unit, known.id, known.title, known.url
+    );
+    if known.unit == Unit::Unmap {
+        let pid = plan.target.pid;
+        text +=
+            &format!(" pdlab watch --pid {pid} --unit-from unmaps tells whether it is this one.");
+    }
+    text
+}
+
 /// What to do about a leak that nobody knows.
 fn next(plan: &Plan, traced: Option<&Traced>) -> String {
     let pid = plan.target.pid;
@@ -195,7 +215,7 @@ mod tests {
     use pdlab_leak::sample::{Memory, Sample};
     use pdlab_leak::trace::tier::Tier;
     use pdlab_leak::trace::{CallKind, Confidence, Counts, Frame, ModuleState};
-    use pdlab_leak::work::{Unit, Work};
+    use pdlab_leak::work::Work;
 
     fn traced() -> Traced {
         let frame = |function: Option<&str>| Frame {
@@ -245,6 +265,7 @@ mod tests {
             course: &course,
             judgement: &judgement,
             attribution: &attribution,
+            suspects: pdlab_leak::signature::known(),
             end: End::Exited,
             remarks: vec!["The process has ended.".to_owned()],
             total_s: 10.5,
@@ -276,6 +297,7 @@ mod tests {
     #[test]
     fn without_stacks_it_says_how_to_get_them() {
         let text = rendered(Unit::Second, 144, None);
+        assert!(text.contains("--unit-from unmaps tells whether it is this one"), "{text}");
         assert!(text.contains("pdlab watch --pid 4711 --trace on"), "{text}");
     }
 

@@ -103,10 +103,8 @@ fn growth(frame: &mut Frame<'_>, view: &View<'_>, area: Rect) {
     let high = points.iter().map(|point| point.1).fold(0.0, f64::max).max(1.0);
     let low = points.iter().map(|point| point.1).fold(0.0, f64::min);
     let end = points.iter().map(|point| point.0).fold(0.0, f64::max).max(1e-9);
-    let level = |value: f64| match axes.gauge.is_bytes() {
-        true => change(value),
-        false => fixed(value, axes.gauge),
-    };
+    let bytes = axes.gauge.is_bytes();
+    let level = |value: f64| if bytes { change(value) } else { fixed(value, axes.gauge) };
     let bounds = |from: String, to: String| vec![Line::from(from), Line::from(to)];
     let data = Dataset::default()
         .marker(Marker::Braille)
