@@ -65,7 +65,9 @@ pub fn render(
         }
         None if leaks => {
             findings.suspects.iter().for_each(|known| page.item("suspect", &suspect(plan, known)));
-            page.item("next", &next(plan, traced));
+            if findings.suspects.is_empty() {
+                page.item("next", &next(plan, traced));
+            }
         }
         None => {}
     }
@@ -255,6 +257,15 @@ mod tests {
     }
 
     fn rendered(unit: Unit, bytes_per_unmap: u64, traced: Option<&Traced>) -> String {
+        suspecting(Vec::new(), unit, bytes_per_unmap, traced)
+    }
+
+    fn suspecting(
+        suspects: Vec<Signature>,
+        unit: Unit,
+        bytes_per_unmap: u64,
+        traced: Option<&Traced>,
+    ) -> String {
         let (plan, course) = (plan(unit), course(unit, bytes_per_unmap));
         let judgement = course.judge(&plan.rule());
         let attribution =
@@ -265,7 +276,7 @@ mod tests {
             course: &course,
             judgement: &judgement,
             attribution: &attribution,
-            suspects: pdlab_leak::signature::known(),
+            suspects,
             end: End::Exited,
             remarks: vec!["The process has ended.".to_owned()],
             total_s: 10.5,
@@ -297,7 +308,15 @@ mod tests {
     #[test]
     fn without_stacks_it_says_how_to_get_them() {
         let text = rendered(Unit::Second, 144, None);
-        assert!(text.contains("--unit-from unmaps tells whether it is this one"), "{text}");
+        assert!(text.contains("No known bug looks like it. Stacks say"), "{text}");
+        let known = pdlab_leak::signature::known();
+        let text = suspecting(known, Unit::Second, 144, None);
+        assert!(
+            text.contains("--unit-from\n           unmaps tells")
+                || text.contains("--unit-from unmaps tells"),
+            "{text}"
+        );
+        assert!(!text.contains("No known bug"), "{text}");
         assert!(text.contains("pdlab watch --pid 4711 --trace on"), "{text}");
     }
 
