@@ -25,6 +25,6 @@ context = start_ucx(sys.argv[1])
 print("up", flush=True)
 while True:
     for _ in range(200):
-        # Large enough that malloc maps each and unmaps it.
-        numpy.empty(1 << 22, dtype=numpy.uint8)
+        # Above the largest threshold of malloc (32 MiB): each is mapped and unmapped.
+        numpy.empty(33 << 20, dtype=numpy.uint8)
     time.sleep(0.005)
