@@ -50,8 +50,8 @@ impl Screen {
         let take = || {
             enable_raw_mode()?;
             execute!(stderr(), EnterAlternateScreen, cursor::Hide)?;
-            let mut terminal = Terminal::new(CrosstermBackend::new(stderr()))?;
-            terminal.clear()?;
+            // The alternate screen is empty. `clear` would ask the terminal where its cursor is, and not all answer.
+            let terminal = Terminal::new(CrosstermBackend::new(stderr()))?;
             Ok(Self { keys: Some(Keys::listen()), terminal })
         };
         take().inspect_err(|_| give_back()).map_err(WatchError::Terminal)
