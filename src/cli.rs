@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::exit::Failure;
-use crate::{doctor, matrix, measure, report, roles, transfer, ucx, zoo};
+use crate::{doctor, matrix, measure, report, roles, transfer, ucx, watch, zoo};
 
 /// A lab for prefill/decode disaggregated LLM serving that needs no GPU.
 #[derive(Debug, Parser)]
@@ -17,6 +17,8 @@ pub(crate) struct Cli {
 enum Command {
     /// Run a leak scenario end to end and print the verdict
     Repro(Box<pdlab_bench::repro::ReproArgs>),
+    /// Watch the memory of a process that runs already, and say who makes it grow
+    Watch(Box<pdlab_bench::watch::WatchArgs>),
     /// Make one HTML page of a run
     Report(report::ReportArgs),
     /// Run a scenario over UCX versions, settings, churn patterns and transports
@@ -56,6 +58,7 @@ impl Cli {
     pub(crate) fn run(self) -> Result<(), Failure> {
         match self.command {
             Command::Repro(args) => measure::repro(&args),
+            Command::Watch(args) => watch::watch(&args),
             Command::Report(args) => report::run(&args),
             Command::Matrix(args) => matrix::matrix(&args),
             Command::Zoo(args) => zoo::zoo(&args),

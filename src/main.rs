@@ -6,7 +6,7 @@
 //! - `roles`: `pdlab prefill`, `decode`, `router`.
 //! - `ucx`, `doctor`: what is installed and what can run here.
 //! - `measure`: `pdlab repro`, `up` and `bench serve`. `transfer`: `pdlab bench transfer`.
-//!   `matrix`: `pdlab matrix`. `report`: `pdlab report`.
+//!   `matrix`: `pdlab matrix`. `report`: `pdlab report`. `watch`: `pdlab watch`.
 
 mod cli;
 mod doctor;
@@ -20,6 +20,7 @@ mod roles;
 mod transfer;
 mod transport_args;
 mod ucx;
+mod watch;
 mod zoo;
 
 use std::process::ExitCode;

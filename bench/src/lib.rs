@@ -9,4 +9,5 @@ pub mod repro;
 pub mod run_dir;
 pub mod serve;
 pub mod transfer;
+pub mod watch;
 pub mod zoo;

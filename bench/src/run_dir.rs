@@ -13,10 +13,11 @@ use crate::{page, repro};
 const RUNS: &str = "runs";
 
 /// Files of a run, which a later run in the same directory replaces.
-const OWN_FILES: [&str; 7] = [
+const OWN_FILES: [&str; 8] = [
     "result.json",
     "samples.csv",
     "scenario.toml",
+    "watch.toml",
     "report.txt",
     "gate.json",
     repro::STACKS,

@@ -2,14 +2,17 @@
 //!
 //! Columns: `process`, `t_us` (microseconds since the measurement began), the counters of [`Work`], the readings of
 //! [`Memory`] and the [`Counts`] under their own names; a count that the process cannot tell is empty. Names are safe
-//! by construction (no commas, quotes or line ends), so nothing is quoted. A reader finds columns by name and ignores
-//! those it does not know.
+//! by construction (no commas, quotes or line ends), so nothing is quoted. A reader finds columns by name, ignores
+//! those it does not know, and does without those that older files lack ([`LATER`]).
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, Write};
 
 use crate::sample::{Counts, Memory, Sample};
 use crate::work::Work;
+
+/// Columns that files of earlier versions do not have; their counters are 0 there.
+const LATER: [&str; 1] = ["counted"];
 
 /// A file of samples cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +106,8 @@ impl Columns {
                 wrong(1, format!("there is no column \"{wanted}\"; is this a samples.csv?"))
             })
         };
-        let at = header().into_iter().map(find).collect::<Result<_, _>>()?;
+        let is_there = |wanted: &&'static str| !LATER.contains(wanted) || names.contains(wanted);
+        let at = header().into_iter().filter(is_there).map(find).collect::<Result<_, _>>()?;
         Ok(Columns { count: names.len(), at })
     }
 
@@ -122,6 +126,7 @@ impl Columns {
                 .parse::<u64>()
                 .map_err(|_| wrong(line, format!("{name} is {field:?}, which is no whole number")))
         };
+        let later = |name: &str| if self.at.contains_key(name) { number(name) } else { Ok(0) };
         let known = |name: &str| match fields[self.at[name]] {
             "" => Ok(None),
             _ => number(name).map(Some),
@@ -143,6 +148,7 @@ impl Columns {
                 corrupt_blocks: number("corrupt_blocks")?,
                 steps: number("steps")?,
                 reconnects: number("reconnects")?,
+                counted: later("counted")?,
             },
             memory: Memory {
                 rss_bytes: number("rss_bytes")?,
@@ -197,7 +203,7 @@ mod tests {
     }
 
     fn sample() -> impl Strategy<Value = Sample> {
-        let numbers = proptest::collection::vec(any::<u64>(), 34);
+        let numbers = proptest::collection::vec(any::<u64>(), 35);
         let known = proptest::collection::vec(any::<Option<u64>>(), 4);
         ("[a-zA-Z0-9._-]{1,12}", numbers, known).prop_map(|(process, n, known)| {
             let mut n = n.into_iter();
@@ -215,6 +221,7 @@ mod tests {
                     corrupt_blocks: next(),
                     steps: next(),
                     reconnects: next(),
+                    counted: next(),
                 },
                 memory: Memory {
                     rss_bytes: next(),
@@ -282,6 +289,15 @@ mod tests {
             ("decode-0", Some(0))
         );
         assert_eq!(samples[0].t_us, (header.len() - 3) as u64);
+    }
+
+    #[test]
+    fn a_file_of_an_earlier_version_is_read() {
+        let header: Vec<&str> = header().into_iter().filter(|name| !LATER.contains(name)).collect();
+        let values = vec!["7"; header.len() - 1];
+        let text = format!("{}\ndecode-0,{}\n", header.join(","), values.join(","));
+        let samples = read(text.as_bytes()).unwrap();
+        assert_eq!((samples[0].work.reconnects, samples[0].work.counted), (7, 0));
     }
 
     #[test]

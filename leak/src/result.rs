@@ -14,10 +14,10 @@ use crate::trace::{Confidence, Counts};
 use crate::verdict::VerdictKind;
 use crate::work::{Unit, Work};
 
-/// What `pdlab repro` found.
+/// What `pdlab repro` or `pdlab watch` found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReproResult {
-    /// Name of the scenario.
+    /// Name of the scenario; `watch` where a process was watched that pdlab did not start.
     pub scenario: String,
     /// What was found.
     pub verdict: VerdictKind,
@@ -25,16 +25,17 @@ pub struct ReproResult {
     pub doubt: Option<String>,
     /// What should have been found; null if the scenario foresees nothing for what was run.
     pub expected: Option<VerdictKind>,
-    /// Whether verdict, slope and quiet roles came out as expected, and the mitigations too.
+    /// Whether verdict, slope and quiet roles came out as expected, and the mitigations too. Of a watched process nothing
+    /// is expected but that it does not leak.
     pub matched: bool,
     /// The version that the UCX library reports; null where no UCX ran.
     pub ucx_version: Option<String>,
-    /// The transport in use.
-    pub transport: Transport,
-    /// Environment of the measured roles.
+    /// The transport in use; null for a watched process, which moves bytes as it likes.
+    pub transport: Option<Transport>,
+    /// Environment of the measured roles; of a watched process what UCX reads of it.
     pub settings: BTreeMap<String, String>,
-    /// The role that was judged.
-    pub role: Role,
+    /// The role that was judged; null for a watched process.
+    pub role: Option<Role>,
     /// The unit of work.
     pub unit: Unit,
     /// What was judged.
@@ -134,6 +135,14 @@ impl TraceNote {
     }
 }
 
+impl ReproResult {
+    /// The transport of a scenario's run. Whoever watches a process does not know it, which is [`Transport::Auto`]:
+    /// whatever there is.
+    pub fn transport_or_any(&self) -> Transport {
+        self.transport.unwrap_or(Transport::Auto)
+    }
+}
+
 /// A known bug, by reference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignatureRef {
@@ -182,9 +191,9 @@ mod tests {
             expected: Some(VerdictKind::Leak),
             matched: true,
             ucx_version: Some("1.19.0".into()),
-            transport: Transport::Ucx,
+            transport: Some(Transport::Ucx),
             settings: BTreeMap::from([("UCX_TLS".into(), "tcp".into())]),
-            role: Role::Decode,
+            role: Some(Role::Decode),
             unit: Unit::Unmap,
             gauge: Gauge::Held,
             slope_per_unit: Some(144.0),

@@ -1,8 +1,11 @@
 //! Reads the memory of a process from outside.
 //!
 //! [`Watched::read`] is for every sample: two small files, one of them (`smaps_rollup`) at the price of a walk of the
-//! page tables, about a millisecond per gigabyte mapped in small pages. [`Watched::layout`] reads every mapping and is
-//! for the start and the end of a run.
+//! page tables, 5 to 25 milliseconds per gigabyte mapped in small pages. While it walks a mapping, the process cannot map
+//! or unmap anything. [`Watched::layout`] reads every mapping and is for the start and the end of a run.
+//!
+//! [`Watched::glance`] and [`Watched::layout_gently`] are for processes that must not be held up: they make do with the
+//! kernel's own counters and with page tables read in small steps.
 //!
 //! A [`Watched`] keeps the process's directory in `/proc` open. The kernel ties that handle to the process and not to
 //! its number, so a reading can never come from another process that was given the same number later.
@@ -59,14 +62,23 @@ pub struct Watched {
     pid: u32,
 }
 
+/// Where a program and its stack lie: the kernel puts them at random when one is executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Image {
+    code: u64,
+    stack: u64,
+}
+
 impl Watched {
-    /// Starts to watch `pid`, and takes one reading to see that it may.
+    /// Starts to watch `pid`, and sees that it may.
     pub fn open(pid: u32) -> Result<Watched, SampleError> {
         // No process has a number that is no pid_t.
         let number = i32::try_from(pid).map_err(|_| SampleError::Gone { pid })?;
         let process = Process::new(number).map_err(|error| from_procfs(pid, "", error))?;
         let watched = Watched { process, pid };
-        watched.read()?;
+        // The kernel decides when the file is opened; nothing is walked yet.
+        watched.open_file("smaps_rollup")?;
+        watched.glance()?;
         Ok(watched)
     }
 
@@ -78,8 +90,9 @@ impl Watched {
     /// One reading.
     pub fn read(&self) -> Result<Memory, SampleError> {
         let rollup = self.text("smaps_rollup")?;
-        let status = self.text("status")?;
-        let mut memory = Memory::default();
+        let mut memory = self.counters()?;
+        // Counted in the same way as RSS just now, where status counts a little behind.
+        (memory.anonymous_bytes, memory.hugetlb_bytes, memory.swap_bytes) = (0, 0, 0);
         let mut readable = false;
         for (key, bytes) in smaps::sizes(&rollup) {
             match key {
@@ -100,9 +113,35 @@ impl Watched {
             // A process that has ended and waits for its parent has no memory to roll up.
             return Err(SampleError::Gone { pid: self.pid });
         }
+        Ok(memory)
+    }
+
+    /// One reading from the kernel's counters alone, without a walk of the page tables: the process is not held up,
+    /// however large it is. What only a walk tells (PSS, private and lazily freed pages) is 0, and the rest may lag by
+    /// some 64 pages per processor.
+    pub fn glance(&self) -> Result<Memory, SampleError> {
+        let memory = self.counters()?;
+        // A process that has ended and waits for its parent has no memory.
+        if memory.vm_bytes == 0 { Err(SampleError::Gone { pid: self.pid }) } else { Ok(memory) }
+    }
+
+    /// What identifies the program that the process runs now; `None` once it has ended. Another value means that it has
+    /// executed another program, and that all its memory is new.
+    pub fn image(&self) -> Option<Image> {
+        let stat = self.process.stat().ok().filter(|stat| stat.startstack != 0)?;
+        Some(Image { code: stat.startcode, stack: stat.startstack })
+    }
+
+    fn counters(&self) -> Result<Memory, SampleError> {
+        let status = self.text("status")?;
+        let mut memory = Memory::default();
         for (key, bytes) in smaps::sizes(&status) {
             match key {
                 "VmSize" => memory.vm_bytes = bytes,
+                "VmRSS" => memory.rss_bytes = bytes,
+                "RssAnon" => memory.anonymous_bytes = bytes,
+                "HugetlbPages" => memory.hugetlb_bytes = bytes,
+                "VmSwap" => memory.swap_bytes = bytes,
                 "RssFile" => memory.rss_file_bytes = bytes,
                 "RssShmem" => memory.rss_shmem_bytes = bytes,
                 "VmPin" => memory.pinned_bytes = bytes,
@@ -149,6 +188,26 @@ impl Watched {
             by_class
         };
         groups.iter().map(&mut resident).collect()
+    }
+
+    /// As [`Watched::layout`], but the process is held up for microseconds only, however large it is: `maps` and
+    /// `pagemap` are read in small steps, 512 pages each, where `smaps` takes a whole mapping at a time. Mappings of more
+    /// than 1 TiB are reservations, and taken to be empty; inaccessible ones are.
+    pub fn layout_gently(&self) -> Result<Layout, SampleError> {
+        const RESERVATION_BYTES: u64 = 1 << 40;
+        let mut mappings = smaps::read(BufReader::new(self.open_file("maps")?))
+            .map_err(|error| from_io(self.pid, "maps", error))?;
+        if mappings.is_empty() {
+            return Err(SampleError::Gone { pid: self.pid });
+        }
+        for mapping in mappings.iter_mut().filter(|mapping| mapping.accessible) {
+            let range = Range { base: mapping.start, len_bytes: mapping.len_bytes() };
+            if range.len_bytes <= RESERVATION_BYTES {
+                // What was unmapped since, or lies in the kernel's half, has no page table.
+                mapping.rss_bytes = self.resident_bytes(range).unwrap_or(0);
+            }
+        }
+        Ok(Layout::of(&mappings, None, |_| None))
     }
 
     /// Its open file descriptors by kind. One that is closed while they are listed is left out.

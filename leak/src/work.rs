@@ -23,6 +23,9 @@ pub enum Unit {
     Step,
     /// One connection to a prefill that decode had dropped and has made anew.
     Reconnect,
+    /// One of what a counter counts that the user named, such as `vllm:generation_tokens_total` of the process's own
+    /// metrics. What one of them is, only the user knows.
+    Count,
     /// One second of wall time, for a process whose work cannot be counted.
     Second,
 }
@@ -36,6 +39,7 @@ impl fmt::Display for Unit {
             Unit::Token => "token",
             Unit::Step => "step",
             Unit::Reconnect => "reconnect",
+            Unit::Count => "count",
             Unit::Second => "second",
         })
     }
@@ -63,11 +67,13 @@ pub struct Work {
     pub steps: u64,
     /// Connections to prefills made anew.
     pub reconnects: u64,
+    /// What the user's own counter has counted since the measurement began.
+    pub counted: u64,
 }
 
 impl Work {
     /// The counters by name, in the order of the columns of `samples.csv`.
-    pub fn fields(&self) -> [(&'static str, u64); 9] {
+    pub fn fields(&self) -> [(&'static str, u64); 10] {
         [
             ("unmaps", self.unmaps),
             ("requests", self.requests),
@@ -78,6 +84,7 @@ impl Work {
             ("corrupt_blocks", self.corrupt_blocks),
             ("steps", self.steps),
             ("reconnects", self.reconnects),
+            ("counted", self.counted),
         ]
     }
 
@@ -93,6 +100,7 @@ impl Work {
             corrupt_blocks: self.corrupt_blocks.saturating_sub(earlier.corrupt_blocks),
             steps: self.steps.saturating_sub(earlier.steps),
             reconnects: self.reconnects.saturating_sub(earlier.reconnects),
+            counted: self.counted.saturating_sub(earlier.counted),
         }
     }
 
@@ -108,6 +116,7 @@ impl Work {
             corrupt_blocks: self.corrupt_blocks + more.corrupt_blocks,
             steps: self.steps + more.steps,
             reconnects: self.reconnects + more.reconnects,
+            counted: self.counted + more.counted,
         }
     }
 
@@ -120,6 +129,7 @@ impl Work {
             Unit::Token => Some(self.tokens),
             Unit::Step => Some(self.steps),
             Unit::Reconnect => Some(self.reconnects),
+            Unit::Count => Some(self.counted),
             Unit::Second => None,
         }
     }
@@ -141,6 +151,7 @@ mod tests {
             corrupt_blocks: 7,
             steps: 8,
             reconnects: 9,
+            counted: 10,
         };
         let late = Work {
             unmaps: 11,
@@ -152,10 +163,11 @@ mod tests {
             corrupt_blocks: 77,
             steps: 88,
             reconnects: 99,
+            counted: 110,
         };
         let values: Vec<u64> =
             late.since(&early).fields().into_iter().map(|(_, value)| value).collect();
-        assert_eq!(values, [10, 20, 30, 40, 50, 60, 70, 80, 90]);
+        assert_eq!(values, [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]);
         assert_eq!(early.since(&late), Work::default(), "a restarted counter does not wrap around");
         assert_eq!(early.plus(&late.since(&early)), late);
     }
@@ -169,12 +181,20 @@ mod tests {
             tokens: 6,
             steps: 5,
             reconnects: 4,
+            counted: 3,
             ..Work::default()
         };
-        let units =
-            [Unit::Unmap, Unit::Request, Unit::Transfer, Unit::Token, Unit::Step, Unit::Reconnect];
+        let units = [
+            Unit::Unmap,
+            Unit::Request,
+            Unit::Transfer,
+            Unit::Token,
+            Unit::Step,
+            Unit::Reconnect,
+            Unit::Count,
+        ];
         let counts = units.map(|unit| work.count(unit));
-        assert_eq!(counts, [9, 8, 7, 6, 5, 4].map(Some));
+        assert_eq!(counts, [9, 8, 7, 6, 5, 4, 3].map(Some));
         assert_eq!(work.count(Unit::Second), None);
     }
 }

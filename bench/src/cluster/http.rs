@@ -66,7 +66,7 @@ impl HttpClient {
         url: &str,
         request: Request<Full<Bytes>>,
     ) -> Result<Bytes, ClusterError> {
-        match tokio::time::timeout(TIMEOUT, self.exchange(url, request)).await {
+        match tokio::time::timeout(TIMEOUT, self.exchange(url, request, ANSWER_LIMIT_BYTES)).await {
             Ok(answer) => answer.map_err(|reason| failed(role, url, reason)),
             Err(_) => Err(failed(role, url, format!("no answer within {} s", TIMEOUT.as_secs()))),
         }
@@ -85,16 +85,33 @@ impl HttpClient {
         serde_json::from_slice(&body).map_err(|source| failed(role, url, source.to_string()))
     }
 
+    /// The body of `GET url` on a server that is none of a cluster's: as much as `limit_bytes`, within `patience`.
+    ///
+    /// # Errors
+    /// In words: no URL, no answer, a status other than 200, a body that is too large.
+    pub async fn fetch(
+        &self,
+        url: &str,
+        patience: Duration,
+        limit_bytes: usize,
+    ) -> Result<Bytes, String> {
+        match tokio::time::timeout(patience, self.exchange(url, Request::default(), limit_bytes)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(format!("no answer within {:.0} s", patience.as_secs_f64())),
+        }
+    }
+
     async fn exchange(
         &self,
         url: &str,
         mut request: Request<Full<Bytes>>,
+        limit_bytes: usize,
     ) -> Result<Bytes, String> {
         let url: Uri = url.parse().map_err(|source| format!("no URL: {source}"))?;
         *request.uri_mut() = url;
         let response = self.client.request(request).await.map_err(|source| causes(&source))?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_LIMIT_BYTES).collect().await;
+        let body = Limited::new(response.into_body(), limit_bytes).collect().await;
         let body = body.map_err(|source| source.to_string())?.to_bytes();
         if status == StatusCode::OK {
             return Ok(body);

@@ -116,7 +116,7 @@ impl Baseline {
             scenario: result.scenario.clone(),
             unit: result.unit,
             gauge: result.gauge,
-            transport: result.transport,
+            transport: result.transport_or_any(),
             ucx_version: result.ucx_version.clone(),
             settings: result.settings.clone(),
             verdict: result.verdict,

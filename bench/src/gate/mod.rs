@@ -25,7 +25,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::page;
-use crate::page::growth::Growth;
+use crate::page::growth::{Growth, Rule};
 use crate::repro::report::RunReport;
 use crate::repro::{self, Exit, Host, Progress, ReproError};
 use crate::run_dir::RunDir;
@@ -132,7 +132,7 @@ pub async fn run(
     let (outcome, files) = (job.measure(progress, cancel).await?, &job.files);
     let report = outcome.report;
     baseline
-        .check_transport(report.result.transport)
+        .check_transport(report.result.transport_or_any())
         .map_err(|reason| BaselineError::Unusable { file: files.baseline.to_owned(), reason })?;
     let margin = job.scenario.measure.margin_per_unit;
     let decision = decide(&report.result, &report.faults, &baseline, margin);
@@ -218,7 +218,7 @@ fn plot(job: &Job<'_>, report: &RunReport) -> String {
     let judged = report.roles.first().map_or("", |role| role.process.as_str());
     let samples = fs::read(job.dir.file("samples.csv")).unwrap_or_default();
     let samples = pdlab_leak::csv::read(&samples[..]).unwrap_or_default();
-    let growth = Growth::of(&samples, judged, job.scenario);
+    let growth = Growth::of(&samples, judged, Rule::of(job.scenario));
     growth.map_or_else(String::new, |growth| page::markdown(&growth))
 }
 

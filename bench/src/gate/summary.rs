@@ -43,7 +43,7 @@ pub fn markdown(
         slope(result.slope_per_unit, result.ci_low, result.ci_high),
     );
     row("passes up to", format!("{:.1} {per}", decision.limit_per_unit), String::new());
-    row("transport", baseline.transport.to_string(), result.transport.to_string());
+    row("transport", baseline.transport.to_string(), result.transport_or_any().to_string());
     row("UCX", ucx(baseline.ucx_version.as_ref()), ucx(result.ucx_version.as_ref()));
     for (name, base, now) in settings(baseline, result) {
         row(&format!("`{}`", cell(&name)), base, now);

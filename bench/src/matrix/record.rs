@@ -50,7 +50,8 @@ pub fn record(
     let note = match (refusal, report) {
         (Some(refusal), _) => refusal.note.clone(),
         (None, Some(report)) => {
-            let (transport, ucx) = (report.result.transport, report.result.ucx_version.as_deref());
+            let transport = report.result.transport_or_any();
+            let ucx = report.result.ucx_version.as_deref();
             cell::expectation(scenario, transport, ucx).and_then(|expectation| expectation.due.note)
         }
         (None, None) => None,
@@ -80,7 +81,7 @@ pub fn record(
 fn measured(report: &RunReport) -> Measured {
     let result = &report.result;
     Measured {
-        transport: result.transport,
+        transport: result.transport_or_any(),
         ucx_version: result.ucx_version.clone(),
         slope_per_unit: result.slope_per_unit,
         ci_low: result.ci_low,

@@ -60,7 +60,9 @@ pub(super) fn settings(run: &Run) -> Markup {
 
 fn ran_on(run: &Run) -> String {
     match &run.report {
-        Some(report) => path(report.result.transport, report.result.ucx_version.as_deref()),
+        Some(report) => {
+            path(report.result.transport_or_any(), report.result.ucx_version.as_deref())
+        }
         None => path(run.scenario.transport, Some(&run.scenario.ucx)),
     }
 }

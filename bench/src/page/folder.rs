@@ -12,6 +12,7 @@ use super::error::PageError;
 use super::matrix::Matrix;
 use super::run::{Run, RunFiles};
 use super::transfer::Transfer;
+use super::watch::WatchRun;
 use super::zoo::Zoo;
 use crate::repro::STACKS;
 use crate::zoo::ZOO_FILE;
@@ -42,6 +43,9 @@ pub fn load(dir: &Path) -> Result<Document, PageError> {
     let files = read(dir)?;
     if let Some(json) = files.result.as_deref().filter(|json| BenchRun::is_one(json)) {
         return Ok(Document::Bench(Box::new(BenchRun::parse(&name(dir), json)?)));
+    }
+    if let Some(plan) = text(&dir.join("watch.toml"))? {
+        return Ok(Document::Watch(Box::new(WatchRun::parse(&files, &plan)?)));
     }
     if files.result.is_none() && files.samples.is_none() && files.scenario.is_none() {
         let wanted = vec!["result.json", "samples.csv", "scenario.toml", "matrix.json", ZOO_FILE];

@@ -6,6 +6,25 @@ use pdlab_leak::sample::Sample;
 use pdlab_leak::scenario::Scenario;
 use pdlab_leak::verdict::{Criteria, Judgement, judge};
 
+/// How readings are judged.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rule {
+    /// What is judged, against which work.
+    pub axes: Axes,
+    /// Slopes within this much of zero count as clean, in what the gauge counts per unit.
+    pub margin_per_unit: f64,
+    /// Seed of the bootstrap.
+    pub seed: u64,
+}
+
+impl Rule {
+    /// That of a scenario.
+    pub fn of(scenario: &Scenario) -> Self {
+        let margin_per_unit = scenario.measure.margin_per_unit;
+        Self { axes: scenario.axes(), margin_per_unit, seed: scenario.seed }
+    }
+}
+
 /// Readings of one process, and what they say.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Growth {
@@ -35,14 +54,13 @@ pub(super) struct Fit {
 }
 
 impl Growth {
-    /// The readings of `process` among `samples`, judged as `scenario` says; `None` if there are
-    /// fewer than two.
-    pub fn of(samples: &[Sample], process: &str, scenario: &Scenario) -> Option<Self> {
-        let axes = scenario.axes();
-        let margin = scenario.measure.margin_per_unit;
+    /// The readings of `process` among `samples`, judged by `rule`; `None` if there are fewer than
+    /// two.
+    pub fn of(samples: &[Sample], process: &str, rule: Rule) -> Option<Self> {
+        let Rule { axes, margin_per_unit: margin, seed } = rule;
         let own = samples.iter().filter(|sample| sample.process == process);
         let series = Series::of(own, axes);
-        let judgement = judge(&series, &Criteria::new(axes.gauge, margin), scenario.seed);
+        let judgement = judge(&series, &Criteria::new(axes.gauge, margin), seed);
         let first = *series.points().first()?;
         let since = |point: &Point| Point {
             work: point.work - first.work,
@@ -110,7 +128,7 @@ mod tests {
     fn the_judged_process_is_judged_as_the_run_was() {
         let scenario = fixture::scenario();
         let measurement = fixture::measurement(&scenario, 144.0, 0.0);
-        let growth = Growth::of(&measurement.samples, "decode-0", &scenario).unwrap();
+        let growth = Growth::of(&measurement.samples, "decode-0", Rule::of(&scenario)).unwrap();
         assert_eq!(growth.judgement, measurement.judgement);
         assert_eq!(growth.judgement.verdict.kind(), VerdictKind::Leak);
         assert_eq!((growth.points[0].work, growth.units()), (0.0, 200_000.0));
@@ -120,7 +138,7 @@ mod tests {
     fn the_line_goes_through_the_readings() {
         let scenario = fixture::scenario();
         let measurement = fixture::measurement(&scenario, 144.0, 0.0);
-        let growth = Growth::of(&measurement.samples, "decode-0", &scenario).unwrap();
+        let growth = Growth::of(&measurement.samples, "decode-0", Rule::of(&scenario)).unwrap();
         let fit = growth.fit().unwrap();
         for point in &growth.points {
             let line = fit.at(fit.slope.value, point.work);
@@ -133,7 +151,7 @@ mod tests {
     fn one_reading_is_no_growth() {
         let scenario = fixture::scenario();
         let measurement = fixture::measurement(&scenario, 144.0, 0.0);
-        assert_eq!(Growth::of(&measurement.samples, "decode-7", &scenario), None);
-        assert_eq!(Growth::of(&measurement.samples[..3], "decode-0", &scenario), None);
+        assert_eq!(Growth::of(&measurement.samples, "decode-7", Rule::of(&scenario)), None);
+        assert_eq!(Growth::of(&measurement.samples[..3], "decode-0", Rule::of(&scenario)), None);
     }
 }

@@ -91,13 +91,14 @@ fn plain(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::page::growth::Rule;
     use crate::repro::fixture;
     use proptest::prelude::*;
 
     fn growth(bytes_per_unmap: f64) -> Growth {
         let scenario = fixture::scenario();
         let samples = fixture::measurement(&scenario, bytes_per_unmap, 0.0).samples;
-        Growth::of(&samples, "decode-0", &scenario).unwrap()
+        Growth::of(&samples, "decode-0", Rule::of(&scenario)).unwrap()
     }
 
     /// The numbers of the lines of a chart.

@@ -10,6 +10,7 @@
 //! - [`growth`]: a gauge against work with the fitted line; `memory`: the plot of it.
 //! - `owners`, `roles`, [`cures`], `facts`: the other sections.
 //! - `flame`: growth by call stack; [`compare`]: two runs beside each other.
+//! - [`watch`]: the page of a process that was watched.
 //! - [`matrix`] and its `heat` maps; [`zoo`]: the pages of many runs.
 //! - [`transfer`]: bandwidth and latency of `pdlab bench transfer`.
 //! - [`bench`]: runs of the load generator, one or several side by side.
@@ -38,6 +39,7 @@ mod scale;
 mod svg;
 mod thin;
 pub mod transfer;
+pub mod watch;
 mod words;
 pub mod zoo;
 
@@ -51,6 +53,7 @@ use compare::Comparison;
 use matrix::Matrix;
 use run::Run;
 use transfer::Transfer;
+use watch::WatchRun;
 use zoo::Zoo;
 
 /// The name of the page of two runs, in the directory of the second.
@@ -64,6 +67,8 @@ pub const FILE: &str = "report.html";
 pub enum Document {
     /// One run.
     Run(Box<Run>),
+    /// A process that was watched.
+    Watch(Box<WatchRun>),
     /// A scenario over versions and settings.
     Matrix(Box<Matrix>),
     /// Many scenarios.
@@ -100,6 +105,7 @@ impl Document {
     pub fn render(&self) -> String {
         match self {
             Self::Run(run) => run::render(run),
+            Self::Watch(run) => watch::render(run),
             Self::Matrix(matrix) => matrix::render(matrix),
             Self::Zoo(zoo) => zoo::render(zoo),
             Self::Comparison(comparison) => comparison.render(),
@@ -112,6 +118,7 @@ impl Document {
     pub fn notes(&self) -> &[String] {
         match self {
             Self::Run(run) => &run.notes,
+            Self::Watch(run) => &run.notes,
             Self::Matrix(matrix) => &matrix.notes,
             Self::Zoo(zoo) => &zoo.notes,
             Self::Comparison(comparison) => comparison.notes(),

@@ -20,6 +20,8 @@ pub enum Exit {
     BadInput = 2,
     /// It makes sense, and this machine cannot run it.
     Environment = 3,
+    /// `pdlab watch` alone: the data do not decide.
+    Undecided = 4,
     /// Ctrl-C: 128 and the number of SIGINT, as shells have it.
     Interrupted = 130,
 }
@@ -117,8 +119,9 @@ mod tests {
 
     #[test]
     fn the_numbers_are_those_that_scripts_rely_on() {
-        let all = [Exit::Matched, Exit::NotMatched, Exit::BadInput, Exit::Environment];
-        assert_eq!(all.map(Exit::code), [0, 1, 2, 3]);
+        let all =
+            [Exit::Matched, Exit::NotMatched, Exit::BadInput, Exit::Environment, Exit::Undecided];
+        assert_eq!(all.map(Exit::code), [0, 1, 2, 3, 4]);
     }
 
     #[test]

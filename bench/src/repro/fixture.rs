@@ -54,6 +54,7 @@ pub(crate) fn measurement(
             corrupt_blocks: 0,
             steps: 8 * ms / 10,
             reconnects: 0,
+            counted: 0,
         };
         let decode = 200e6 + bytes_per_unmap * unmaps as f64;
         let prefill = 180e6 + prefill_bytes_per_s * ms as f64 / 1000.0;

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use pdlab_leak::scenario::{Overrides, Pattern, Role, Scenario, Transport, parse_setting};
 
+use serde::{Deserialize, Serialize};
+
 use super::ReproError;
 
 /// The scenario that runs unless another one is named.
@@ -61,7 +63,8 @@ pub struct OverrideArgs {
 }
 
 /// Whether allocations are traced.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Trace {
     /// Trace, or fail.
     On,

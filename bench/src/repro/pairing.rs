@@ -40,6 +40,7 @@ pub fn counters(work: &snapshot::Work) -> Work {
         corrupt_blocks: work.corrupt_blocks,
         steps: work.steps,
         reconnects: work.reconnects,
+        counted: 0,
     }
 }
 
@@ -91,6 +92,7 @@ fn work_between(a: Work, b: Work, share: f64) -> Work {
         corrupt_blocks: at(a.corrupt_blocks, b.corrupt_blocks),
         steps: at(a.steps, b.steps),
         reconnects: at(a.reconnects, b.reconnects),
+        counted: at(a.counted, b.counted),
     }
 }
 

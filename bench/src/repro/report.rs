@@ -19,6 +19,7 @@ use super::cost::{Cost, CostRatio, cost, cost_growth};
 use super::growth::{self, RoleGrowth};
 use super::ignored::Ignored;
 use super::pace::Step;
+use crate::watch::WatchRecord;
 
 /// What `pdlab repro` found, and how it was found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,6 +63,9 @@ pub struct RunReport {
     pub mitigation_runs: Vec<MitigationRun>,
     /// Seconds from the first process started to the last one ended.
     pub total_s: f64,
+    /// The process that was watched, and how; absent where a scenario was run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watch: Option<WatchRecord>,
     /// False while cures are still to be proven, and for good if that was interrupted.
     #[serde(default)]
     pub complete: bool,
@@ -162,6 +166,7 @@ impl RunReport {
             remarks: measurement.remarks.clone(),
             mitigation_runs,
             total_s,
+            watch: None,
             complete: true,
         }
     }
@@ -306,9 +311,9 @@ fn result(
         expected: expectation.map(|expectation| expectation.due.verdict),
         matched,
         ucx_version: measurement.ucx.clone(),
-        transport: measurement.transport,
+        transport: Some(measurement.transport),
         settings: measurement.env.clone(),
-        role: scenario.role,
+        role: Some(scenario.role),
         unit: scenario.unit,
         gauge: measurement.axes.gauge,
         slope_per_unit: estimate.map(|estimate| estimate.slope.value),

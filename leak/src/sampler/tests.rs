@@ -43,6 +43,46 @@ fn our_own_memory_is_read_and_grows_by_what_is_touched() {
 }
 
 #[test]
+fn a_glance_sees_the_same_process_without_a_walk() {
+    let child = idle();
+    let watched = Watched::open(child.0.id()).unwrap();
+    let (read, glance) = (watched.read().unwrap(), watched.glance().unwrap());
+    // The counters lag by up to 64 pages per processor.
+    let lag = 64 * 4096 * std::thread::available_parallelism().unwrap().get() as u64;
+    assert!(glance.rss_bytes.abs_diff(read.rss_bytes) <= lag, "{glance:?} {read:?}");
+    assert!(glance.anonymous_bytes.abs_diff(read.anonymous_bytes) <= lag, "{glance:?} {read:?}");
+    assert_eq!((glance.vm_bytes, glance.threads), (read.vm_bytes, read.threads));
+    assert_eq!(glance.pss_bytes, 0, "only a walk tells");
+}
+
+#[test]
+fn another_program_in_the_same_process_is_another_image() {
+    // The shell becomes cat once it has read a line.
+    let mut child = Reaped(
+        Command::new("sh")
+            .args(["-c", "read line; echo up; exec cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let watched = Watched::open(child.0.id()).unwrap();
+    // From here on it is the shell and no copy of this test: it has been spawned, that is, executed.
+    let shell = watched.image().unwrap();
+    assert_eq!(watched.image(), Some(shell), "nothing has changed");
+    child.0.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+    let changed = (0..1000).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        watched.image().is_some_and(|image| image != shell)
+    });
+    assert!(changed, "cat has an image of its own");
+    child.0.kill().unwrap();
+    child.0.wait().unwrap();
+    assert_eq!(watched.image(), None);
+    assert!(matches!(watched.glance(), Err(SampleError::Gone { .. })));
+}
+
+#[test]
 fn a_layout_names_the_pool_and_adds_up_to_the_rss() {
     let child = idle();
     let watched = Watched::open(child.0.id()).unwrap();
@@ -57,6 +97,15 @@ fn a_layout_names_the_pool_and_adds_up_to_the_rss() {
     }
     assert_eq!(stable.1.total_bytes(), stable.0.rss_bytes);
     assert!(stable.1.bytes(Class::Files) > 0 && stable.1.bytes(Class::Stacks) > 0, "{stable:?}");
+}
+
+#[test]
+fn a_gentle_layout_is_the_same_layout() {
+    let child = idle();
+    let watched = Watched::open(child.0.id()).unwrap();
+    // The echo is written; soon nothing changes any more.
+    let same = (0..100).any(|_| watched.layout(None).unwrap() == watched.layout_gently().unwrap());
+    assert!(same, "{:?} {:?}", watched.layout(None), watched.layout_gently());
 }
 
 #[test]

@@ -35,6 +35,11 @@ impl Scenario {
             self.unit != Unit::Reconnect || reconnects,
             "is \"reconnect\", but there is no cluster.reconnect_every or renew_engine_every to make any",
         )?;
+        check(
+            "unit",
+            self.unit != Unit::Count,
+            "is \"count\", which is for `pdlab watch --counter`: roles count units of their own",
+        )?;
         self.check_faults()?;
         self.check_measure()?;
         for name in self.env.keys() {

@@ -12,8 +12,7 @@ use pdlab_leak::stacks::Stacks;
 
 use super::cures::CureSeries;
 use super::error::PageError;
-use super::growth::Growth;
-use crate::repro::STACKS;
+use super::growth::{Growth, Rule};
 use crate::repro::report::RunReport;
 
 pub(super) use view::render;
@@ -91,7 +90,7 @@ impl Run {
         })?;
         let scenario = Scenario::parse(&scenario_toml, &files.path("scenario.toml"))?;
         let judged = judged(&scenario, report.as_ref(), &samples);
-        let growth = judged.and_then(|process| Growth::of(&samples, &process, &scenario));
+        let growth = judged.and_then(|process| Growth::of(&samples, &process, Rule::of(&scenario)));
         let cures = parse_cures(files, &scenario, growth.as_ref(), &mut notes)?;
         let stacks = parse_stacks(files, &mut notes)?;
         let logs = files.logs.clone();
@@ -124,7 +123,10 @@ impl Run {
     }
 }
 
-fn parse_result(files: &RunFiles, notes: &mut Vec<String>) -> Result<Option<RunReport>, PageError> {
+pub(super) fn parse_result(
+    files: &RunFiles,
+    notes: &mut Vec<String>,
+) -> Result<Option<RunReport>, PageError> {
     let Some(text) = &files.result else {
         notes.push(
             "There is no result.json: the run did not come to its end. The verdict is on the \
@@ -158,7 +160,7 @@ fn parse_stacks(files: &RunFiles, notes: &mut Vec<String>) -> Result<Option<Stac
 }
 
 /// The samples in `text`. A last line without its end may be half of one, and is left out.
-fn parse_samples(
+pub(super) fn parse_samples(
     files: &RunFiles,
     file: &str,
     text: &str,
@@ -199,7 +201,7 @@ fn parse_cures(
         let name = crate::repro::file_name(&cure.name);
         let Some(text) = files.cures.get(&name) else { continue };
         let samples = parse_samples(files, &format!("mitigations/{name}.csv"), text, notes)?;
-        if let Some(growth) = Growth::of(&samples, &growth.process, scenario) {
+        if let Some(growth) = Growth::of(&samples, &growth.process, Rule::of(scenario)) {
             series.push(CureSeries { setting: cure.setting(), growth });
         }
     }

@@ -55,7 +55,7 @@ impl Run {
     /// What must come out, given what was really in use.
     fn expectation(&self) -> Option<Expectation> {
         let result = &self.report.as_ref()?.result;
-        cell::expectation(&self.scenario, result.transport, result.ucx_version.as_deref())
+        cell::expectation(&self.scenario, result.transport_or_any(), result.ucx_version.as_deref())
     }
 
     /// Growth by call stack.
@@ -106,7 +106,8 @@ fn lead(run: &Run) -> Vec<String> {
     {
         lines.push(explain::cost_growth(first_us, last_us, axes.unit));
     }
-    let blind_spot = explain::blind_spot(result.transport).filter(|_| run.scenario.is_about_ucx());
+    let blind_spot =
+        explain::blind_spot(result.transport_or_any()).filter(|_| run.scenario.is_about_ucx());
     lines.extend(blind_spot.map(str::to_owned));
     lines.push(explain::expectation(due.as_ref(), result.matched, axes));
     lines
