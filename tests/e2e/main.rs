@@ -4,10 +4,12 @@
 //! - [`failures`]: what they see, and what is left behind, when something goes wrong.
 //! - [`faults`]: mistakes on purpose, with and without.
 //! - [`foreign`]: foreign routers and clients against our services, unchanged.
+//! - [`rdma`]: prefill and decode on RDMA devices.
 //! - [`common`]: starts processes and ends them, whatever happens.
 
 mod common;
 mod failures;
 mod faults;
 mod foreign;
+mod rdma;
 mod serving;
