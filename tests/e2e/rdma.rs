@@ -84,6 +84,10 @@ async fn rdma_over_ucx() {
 /// What cannot be is bad input, or the environment, and says which.
 #[test]
 fn rdma_settings_that_cannot_be() {
+    if cfg!(not(feature = "verbs")) {
+        eprintln!("skipped: built without the cargo feature `verbs`");
+        return;
+    }
     let fails = |flags: &[&str], code: i32, words: &str| {
         let args = [&["prefill", "--transport", "verbs"], flags].concat();
         let output = std::process::Command::new(crate::common::PDLAB).args(args).output().unwrap();

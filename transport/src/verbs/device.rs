@@ -71,10 +71,13 @@ impl Device {
         }
         let mut inactive = Vec::new();
         for index in 0..names.len() {
-            let device = list.open(index)?;
-            match device.port(settings.port) {
-                Ok(port) if port.is_active() => return Ok((device, port)),
-                Ok(port) => inactive.push(port.state_in_words()),
+            let opened = list.open(index).and_then(|device| {
+                let port = device.port(settings.port)?;
+                Ok((device, port))
+            });
+            match opened {
+                Ok((device, port)) if port.is_active() => return Ok((device, port)),
+                Ok((_, port)) => inactive.push(port.state_in_words()),
                 Err(error) => inactive.push(error.to_string()),
             }
         }

@@ -24,6 +24,7 @@ use crate::agent::random;
 use crate::counters::Held;
 use crate::error::Error;
 use crate::metadata::Metadata;
+use crate::queue::Queue;
 use crate::tcp::tune;
 
 /// How long to wait when the system has no descriptor for the next connection.
@@ -162,7 +163,7 @@ async fn serve(mut stream: TcpStream, context: Arc<Context>, held: Held) {
             .unwrap_or_else(|_elapsed| Err("no hello in time".to_owned()))
     };
     let farewell = match context.ended.run_until_cancelled(admitting).await {
-        Some(Ok((id, state))) => Some(attend(&mut stream, &context, id, &state).await),
+        Some(Ok(admitted)) => Some(attend(&mut stream, &context, admitted).await),
         Some(Err(reason)) => {
             tracing::debug!(%reason, "connection refused");
             context.shared.counters.fail("protocol");
@@ -183,10 +184,7 @@ async fn serve(mut stream: TcpStream, context: Arc<Context>, held: Held) {
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Greets a reader: connects queue pairs to its own and hands them to the progress thread.
-async fn admit(
-    stream: &mut TcpStream,
-    context: &Arc<Context>,
-) -> Result<(LinkId, Arc<InboundState>), String> {
+async fn admit(stream: &mut TcpStream, context: &Arc<Context>) -> Result<Admitted, String> {
     let Hello { instance, name, end } = match receive(stream).await {
         Ok(Frame::Hello(hello)) => hello,
         Ok(_) => return Err("a message before the hello".to_owned()),
@@ -226,22 +224,30 @@ async fn admit(
         command.refuse();
         return Err("the agent closes".to_owned());
     }
+    let admitted = Admitted { queue: Arc::clone(&context.queue), id, state };
     let notification_bytes = context.shared.limits.notification_bytes as u32;
     let welcome = Frame::Welcome(Welcome { notification_bytes, end: answer });
-    if let Err(error) = stream.write_all(&welcome.encode()).await {
-        dismiss(context, id, &state).await;
-        return Err(error.to_string());
+    stream.write_all(&welcome.encode()).await.map_err(|error| error.to_string())?;
+    Ok(admitted)
+}
+
+/// An incoming connection that the progress thread has. Dropping it has that let go of it.
+struct Admitted {
+    queue: Arc<Queue<Command>>,
+    id: LinkId,
+    state: Arc<InboundState>,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        // Refused only if the thread is over, and the connection with it.
+        let _ = self.queue.push(Command::Dismiss { connection: self.id });
     }
-    Ok((id, state))
 }
 
 /// Holds the socket of a reader until either side ends. Returns what to tell it, if anything.
-async fn attend(
-    stream: &mut TcpStream,
-    context: &Arc<Context>,
-    id: LinkId,
-    state: &Arc<InboundState>,
-) -> String {
+async fn attend(stream: &mut TcpStream, context: &Context, admitted: Admitted) -> String {
+    let state = Arc::clone(&admitted.state);
     let mut byte = [0];
     let farewell = tokio::select! {
         // It has nothing to say: what comes is its end.
@@ -249,14 +255,9 @@ async fn attend(
         () = state.broken.cancelled() => state.reason.get().cloned().unwrap_or_default(),
         () = context.ended.cancelled() => "the agent closes".to_owned(),
     };
-    dismiss(context, id, state).await;
-    farewell
-}
-
-async fn dismiss(context: &Context, id: LinkId, state: &InboundState) {
-    // Refused only if the thread is over, and the connection with it.
-    let _ = context.queue.push(Command::Dismiss { connection: id });
+    drop(admitted);
     state.gone.cancelled().await;
+    farewell
 }
 
 #[derive(Clone, Copy)]

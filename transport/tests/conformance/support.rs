@@ -11,8 +11,9 @@ use pdlab_transport::{
 
 use crate::wire;
 
-/// Long enough for anything that should happen; short enough that a hang is a failure.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+/// Long enough for anything that should happen, also on an emulated processor; short enough that a
+/// hang is a failure.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 /// Deadline of what is expected to run into it.
 pub(crate) const BRIEF: Duration = Duration::from_millis(400);
 
@@ -144,7 +145,7 @@ pub(crate) fn run<F: Future<Output = ()>>(kind: BackendKind, case: impl FnOnce(B
         }
     };
     runtime().block_on(async {
-        let limit = Duration::from_secs(60);
+        let limit = 4 * SOON;
         tokio::time::timeout(limit, case(backend)).await.expect("the case hangs");
     });
 }

@@ -220,8 +220,11 @@ pub(crate) async fn a_port_that_goes_down(backend: Backend) {
     // Or the interface would come back without its address.
     let keep = format!("/proc/sys/net/ipv6/conf/{parent}/keep_addr_on_down");
     std::fs::write(keep, "1").unwrap();
-    let (server, _source) = backend.server("server", LEN, 1).await;
-    let (client, region) = backend.client("client", LEN).await;
+    // Link-local: such addresses, and routes between them, come back with the interface.
+    let server = agent(&backend, "server", |s| s.gid_index = Some(0)).await;
+    server.register(filled(LEN, 1)).unwrap();
+    let client = agent(&backend, "client", |s| s.gid_index = Some(0)).await;
+    let region = client.register(Mapping::anonymous(LEN).unwrap()).unwrap();
     let peer = connect(&client, &server).await;
     peer.read(&region, &whole(&region), None, SOON).await.unwrap();
 
