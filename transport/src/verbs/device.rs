@@ -329,11 +329,12 @@ pub(super) fn nonblocking(descriptor: BorrowedFd<'_>) -> std::io::Result<()> {
     use std::os::fd::AsRawFd;
     // SAFETY: an open descriptor; no memory is touched.
     let flags = unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_GETFL) };
+    if flags < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    let flags = flags | libc::O_NONBLOCK;
     // SAFETY: as above.
-    if flags < 0
-        || unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) }
-            < 0
-    {
+    if unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_SETFL, flags) } < 0 {
         return Err(std::io::Error::last_os_error());
     }
     Ok(())

@@ -86,7 +86,9 @@ mod tests {
     #[test]
     fn refused_requests_come_back() {
         let mut ring = Ring::new();
-        (0..5).for_each(|n| drop(ring.push(n, false)));
+        for n in 0..5 {
+            ring.push(n, false);
+        }
         assert_eq!(ring.unpush(2).collect::<Vec<_>>(), [3, 4]);
         assert_eq!(ring.push(9, true).0, 3);
         assert_eq!(ring.retire(3).collect::<Vec<_>>(), [0, 1, 2, 9]);
