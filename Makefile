@@ -1,14 +1,15 @@
 # make demo   installs what is missing, builds, reproduces the leak
 # make test   installs what is missing, every check and test
+# make test-rdma  the part of it that needs RDMA devices, here or in a virtual machine
 # make bench  criterion benchmarks of transport, engine, router, load generator
 # make build  the release binary with every transport: target/release/pdlab
 
-FEATURES := ucx
+FEATURES := ucx,verbs
 DEMO_UCX := 1.19.0
 TEST_UCX := 1.16.0 1.19.0 1.20.1 1.22.0
 PDLAB    := target/release/pdlab
 
-.PHONY: demo build test check bench clean
+.PHONY: demo build test test-rdma check bench clean
 
 demo: build
 	$(PDLAB) ucx fetch $(DEMO_UCX)
@@ -38,6 +39,11 @@ test:
 	cargo test --workspace --locked --features $(FEATURES) --doc
 	env $(unexport_ucx) PDLAB_TEST_UCX=$$(target/debug/pdlab ucx path $(DEMO_UCX)) \
 		cargo test --workspace --locked --features $(FEATURES) --lib --bins --tests
+	$(MAKE) test-rdma
+
+# On PDLAB_RDMA_DEVICE if it is set, else in a machine of its own that has two.
+test-rdma:
+	scripts/rdma-tests
 
 bench: build
 	PDLAB_TEST_UCX=$$(target/release/pdlab ucx fetch $(DEMO_UCX)) \

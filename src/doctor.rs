@@ -9,6 +9,7 @@ use pdlab_transport::builds::{BuildSpec, UcxBuild};
 use serde_json::json;
 
 use crate::exit::Failure;
+use crate::rdma_args::RdmaArgs;
 use crate::transport_args::{DEFAULT_UCX, ucx_builds, ucx_variables};
 
 /// `pdlab doctor`.
@@ -17,6 +18,8 @@ pub(crate) struct DoctorArgs {
     /// UCX build to look at: a version, `system`, or a path
     #[arg(long, value_name = "BUILD", default_value = DEFAULT_UCX, env = "PDLAB_UCX")]
     ucx: BuildSpec,
+    #[command(flatten)]
+    rdma: RdmaArgs,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -31,9 +34,10 @@ struct Finding {
 }
 
 pub(crate) fn run(args: &DoctorArgs) -> Result<(), Failure> {
+    let rdma = args.rdma.settings().map_err(Failure::bad_input)?;
     let (build, found) = find_build(&args.ucx);
     let mut findings = vec![found];
-    for probe in pdlab_transport::probe(build.as_ref()) {
+    for probe in pdlab_transport::probe(build.as_ref(), &rdma) {
         let what = format!("transport {}", probe.backend);
         findings.push(Finding { what, ok: probe.usable, detail: probe.detail });
     }

@@ -2,7 +2,7 @@
 //! exit codes. Nothing is decided here that a library could decide.
 //!
 //! - `cli`: every command. `exit`: what the exit codes mean.
-//! - `transport_args`, `engine_args`: flags that prefill and decode share.
+//! - `transport_args`, `rdma_args`, `engine_args`: flags that prefill and decode share.
 //! - `roles`: `pdlab prefill`, `decode`, `router`.
 //! - `ucx`, `doctor`: what is installed and what can run here.
 //! - `measure`: `pdlab repro`, `up` and `bench serve`. `transfer`: `pdlab bench transfer`.
@@ -15,6 +15,7 @@ mod exit;
 mod fault_args;
 mod matrix;
 mod measure;
+mod rdma_args;
 mod report;
 mod roles;
 mod transfer;

@@ -9,6 +9,7 @@ use pdlab_transport::builds::{self, BuildSpec, Builds, UcxBuild};
 use pdlab_transport::{AgentConfig, BackendChoice, BackendKind};
 
 use crate::exit::Failure;
+use crate::rdma_args::RdmaArgs;
 
 /// The UCX version that is opened when none is named: the one of the default scenario.
 pub(crate) const DEFAULT_UCX: &str = "1.19.0";
@@ -16,12 +17,14 @@ pub(crate) const DEFAULT_UCX: &str = "1.19.0";
 /// How KV blocks move.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct TransportArgs {
-    /// What moves KV blocks: auto, tcp or ucx
+    /// What moves KV blocks: auto, tcp, ucx or verbs
     #[arg(long, default_value = "auto", env = "PDLAB_TRANSPORT")]
     transport: BackendChoice,
     /// UCX build: a version such as 1.19.0, `system`, or a path
     #[arg(long, value_name = "BUILD", default_value = DEFAULT_UCX, env = "PDLAB_UCX")]
     ucx: BuildSpec,
+    #[command(flatten)]
+    rdma: RdmaArgs,
 }
 
 impl TransportArgs {
@@ -33,7 +36,7 @@ impl TransportArgs {
     /// The transport of an agent. With `auto`, a UCX build that is not there is no error.
     pub(crate) fn agent(&self, name: String, listen: IpAddr) -> Result<AgentConfig, Failure> {
         let ucx = match self.transport {
-            BackendChoice::Only(BackendKind::Tcp) => None,
+            BackendChoice::Only(BackendKind::Tcp | BackendKind::Verbs) => None,
             BackendChoice::Auto => ucx_builds().resolve(&self.ucx).ok(),
             BackendChoice::Only(_) => Some(resolve(&self.ucx)?),
         };
@@ -42,6 +45,7 @@ impl TransportArgs {
             listen,
             ucx,
             ucx_variables: ucx_variables(),
+            rdma: self.rdma.settings().map_err(Failure::bad_input)?,
             ..AgentConfig::new(name)
         })
     }

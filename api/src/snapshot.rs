@@ -131,6 +131,15 @@ pub struct TransportState {
     /// Unmapped ranges that wait in the cache's invalidation queue; null as above.
     #[serde(default)]
     pub rcache_queue: Option<u64>,
+    /// Memory regions of the RDMA device, message buffers included; null but for verbs.
+    #[serde(default)]
+    pub memory_regions: Option<u64>,
+    /// Queue pairs of it, both directions; null as above.
+    #[serde(default)]
+    pub queue_pairs: Option<u64>,
+    /// Completion queues of it; null as above.
+    #[serde(default)]
+    pub completion_queues: Option<u64>,
     /// Failures by kind.
     pub failures: BTreeMap<String, u64>,
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 pub(crate) const PDLAB: &str = env!("CARGO_BIN_EXE_pdlab");
 
 /// How long anything that must happen may take; generous, because test machines are busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A role as a child process. Killed when dropped.
 pub(crate) struct Role {

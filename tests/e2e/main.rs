@@ -7,6 +7,7 @@
 //! - [`live`]: the live page in a real browser, which [`chromium`] drives.
 //! - [`deploy`]: the files of `deploy/` against what is there.
 //! - [`bench`]: the load generator against real roles.
+//! - [`rdma`]: prefill and decode on RDMA devices.
 //! - [`common`]: starts processes and ends them, whatever happens.
 
 mod bench;
@@ -17,4 +18,5 @@ mod failures;
 mod faults;
 mod foreign;
 mod live;
+mod rdma;
 mod serving;

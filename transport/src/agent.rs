@@ -125,8 +125,8 @@ impl Agent {
     }
 
     /// Takes memory back. It is the caller's to know that no peer reads it any more: TCP refuses
-    /// such reads; UCX serves them with whatever is at that address, and may end this process
-    /// if nothing is. The region's bytes stay readable and writable here.
+    /// such reads, verbs ends the peer's connection; UCX serves them with whatever is at that
+    /// address, and may end this process if nothing is. The region's bytes stay readable and writable here.
     ///
     /// # Errors
     /// [`Error::Busy`] while a transfer into it is under way or somebody reads or writes it here;
@@ -333,6 +333,6 @@ impl Inner {
 
 /// A number that no other agent has, with all likelihood: the hasher's keys come from the
 /// system's random source, once per process, and differ by one from agent to agent.
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }

@@ -23,10 +23,13 @@ use crate::error::Error;
 use crate::faults::{Faults, KeptTransfer, KeptTransfers};
 use crate::metadata::Metadata;
 use crate::notifications::{Notification, Notifications};
+use crate::rdma::RdmaSettings;
 use crate::region::{ExclusiveClaim, RegionCore};
 use crate::tcp;
 #[cfg(feature = "ucx")]
 use crate::ucx;
+#[cfg(feature = "verbs")]
+use crate::verbs;
 
 /// What the methods of a backend return: boxed, so that backends can be chosen at run time.
 pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -205,6 +208,12 @@ impl Transfer {
         self.notification.take().filter(|_| !self.cancelled.load(Relaxed))
     }
 
+    /// Bytes of the notification that may be sent; 0 without one.
+    #[cfg(feature = "verbs")]
+    pub(crate) fn notification_len(&self) -> usize {
+        self.notification.as_ref().map_or(0, Bytes::len)
+    }
+
     /// Ends the transfer: the local bytes are free from here on.
     pub(crate) fn finish(self, result: Result<(), Error>) {
         let Self { claim, blocks, in_flight, slot, keeper, done, .. } = self;
@@ -236,15 +245,16 @@ pub struct Probe {
     pub detail: String,
 }
 
-/// Looks at every backend, without opening an agent. `ucx` is the build that would be opened.
+/// Looks at every backend, without opening an agent. `ucx` is the build that would be opened,
+/// `rdma` names the device.
 #[must_use]
-pub fn probe(ucx: Option<&UcxBuild>) -> Vec<Probe> {
+pub fn probe(ucx: Option<&UcxBuild>, rdma: &RdmaSettings) -> Vec<Probe> {
     let tcp = Probe {
         backend: BackendKind::Tcp,
         usable: true,
         detail: "sockets of the operating system; cannot show leaks of UCX".to_owned(),
     };
-    vec![tcp, probe_ucx(ucx)]
+    vec![tcp, probe_ucx(ucx), probe_verbs(rdma)]
 }
 
 /// Opens the chosen backend; says also why it is that one.
@@ -257,13 +267,22 @@ pub(crate) async fn open(
             let backend = open_one(kind, config, shared).await?;
             Ok((backend, format!("{kind} was asked for")))
         }
-        BackendChoice::Auto => match open_one(BackendKind::Ucx, config, shared).await {
-            Ok(backend) => Ok((backend, "ucx is usable here".to_owned())),
-            Err(error) => {
-                let backend = open_one(BackendKind::Tcp, config, shared).await?;
-                Ok((backend, format!("tcp, because ucx is not usable: {error}")))
-            }
-        },
+        BackendChoice::Auto => {
+            let verbs = match open_one(BackendKind::Verbs, config, shared).await {
+                Ok(backend) => return Ok((backend, "an RDMA device is usable here".to_owned())),
+                Err(error) => error,
+            };
+            let ucx = match open_one(BackendKind::Ucx, config, shared).await {
+                Ok(backend) => {
+                    let why = format!("ucx is usable here, and verbs is not: {verbs}");
+                    return Ok((backend, why));
+                }
+                Err(error) => error,
+            };
+            let backend = open_one(BackendKind::Tcp, config, shared).await?;
+            let why = format!("tcp, because ucx is not usable: {ucx}; nor is verbs: {verbs}");
+            Ok((backend, why))
+        }
     }
 }
 
@@ -275,6 +294,7 @@ async fn open_one(
     match kind {
         BackendKind::Tcp => tcp::open(config, Arc::clone(shared)).await,
         BackendKind::Ucx => open_ucx(config, shared).await,
+        BackendKind::Verbs => open_verbs(config, shared).await,
     }
 }
 
@@ -301,6 +321,33 @@ fn probe_ucx(_build: Option<&UcxBuild>) -> Probe {
 #[cfg(not(feature = "ucx"))]
 const UCX_NOT_BUILT: &str =
     "this program was built without UCX; build it with `cargo build --features ucx`";
+
+#[cfg(feature = "verbs")]
+async fn open_verbs(config: &AgentConfig, shared: &Arc<Shared>) -> Result<Arc<dyn Backend>, Error> {
+    verbs::open(config, Arc::clone(shared)).await
+}
+
+#[cfg(feature = "verbs")]
+fn probe_verbs(settings: &RdmaSettings) -> Probe {
+    verbs::probe(settings)
+}
+
+#[cfg(not(feature = "verbs"))]
+async fn open_verbs(
+    _config: &AgentConfig,
+    _shared: &Arc<Shared>,
+) -> Result<Arc<dyn Backend>, Error> {
+    Err(Error::Unsupported { reason: VERBS_NOT_BUILT.to_owned() })
+}
+
+#[cfg(not(feature = "verbs"))]
+fn probe_verbs(_settings: &RdmaSettings) -> Probe {
+    Probe { backend: BackendKind::Verbs, usable: false, detail: VERBS_NOT_BUILT.to_owned() }
+}
+
+#[cfg(not(feature = "verbs"))]
+const VERBS_NOT_BUILT: &str =
+    "this program was built without verbs; build it with `cargo build --features verbs`";
 
 /// The moment `timeout` from now. A timeout too long for the clock means a century.
 pub(crate) fn after(timeout: Duration) -> Instant {

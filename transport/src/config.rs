@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::faults::Faults;
+use crate::rdma::RdmaSettings;
 
 /// A way of moving bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -20,11 +21,13 @@ pub enum BackendKind {
     Tcp,
     /// UCX, opened at run time. Needs the cargo feature `ucx` and a UCX build.
     Ucx,
+    /// RDMA verbs, libibverbs opened at run time. Needs the cargo feature `verbs` and a device.
+    Verbs,
 }
 
 impl BackendKind {
     /// Every backend, the usable and the others.
-    pub const ALL: &[Self] = &[Self::Tcp, Self::Ucx];
+    pub const ALL: &[Self] = &[Self::Tcp, Self::Ucx, Self::Verbs];
 
     /// The lowercase name, as in flags and results.
     #[must_use]
@@ -32,6 +35,7 @@ impl BackendKind {
         match self {
             Self::Tcp => "tcp",
             Self::Ucx => "ucx",
+            Self::Verbs => "verbs",
         }
     }
 }
@@ -56,14 +60,14 @@ impl FromStr for BackendKind {
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         let mut all = Self::ALL.iter().copied();
         all.find(|kind| kind.as_str() == name)
-            .ok_or_else(|| UnknownBackend { name: name.to_owned(), expected: "tcp or ucx" })
+            .ok_or_else(|| UnknownBackend { name: name.to_owned(), expected: "tcp, ucx or verbs" })
     }
 }
 
 /// Which backend to open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum BackendChoice {
-    /// UCX when it is usable here, else TCP. [`Agent::why`](crate::Agent::why) tells the reason.
+    /// Verbs where there is an RDMA device, else UCX when it is usable here, else TCP. [`Agent::why`](crate::Agent::why) tells the reason.
     #[default]
     Auto,
     /// This one or an error.
@@ -87,7 +91,7 @@ impl FromStr for BackendChoice {
             return Ok(Self::Auto);
         }
         name.parse().map(Self::Only).map_err(|error: UnknownBackend| UnknownBackend {
-            expected: "auto, tcp or ucx",
+            expected: "auto, tcp, ucx or verbs",
             ..error
         })
     }
@@ -111,7 +115,7 @@ pub struct AgentConfig {
     pub name: String,
     /// Which backend. Default: [`BackendChoice::Auto`].
     pub choice: BackendChoice,
-    /// Where TCP listens, on a port that the kernel picks. Default: 127.0.0.1. An unspecified
+    /// Where TCP listens, and verbs for the exchange of queue pairs, on a port that the kernel picks. Default: 127.0.0.1. An unspecified
     /// address is rejected, because peers could not connect to it.
     pub listen: IpAddr,
     /// The UCX build to open. Default: none, which makes UCX unusable.
@@ -120,6 +124,8 @@ pub struct AgentConfig {
     /// are here so that this crate's own defaults leave alone what the user has set. Default:
     /// none.
     pub ucx_variables: BTreeMap<String, String>,
+    /// Which RDMA device verbs opens, and how it uses it.
+    pub rdma: RdmaSettings,
     /// Bounds. The defaults suit one engine with a handful of peers.
     pub limits: Limits,
     /// Mistakes to make on purpose. Default: none.
@@ -136,6 +142,7 @@ impl AgentConfig {
             listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
             ucx: None,
             ucx_variables: BTreeMap::new(),
+            rdma: RdmaSettings::default(),
             limits: Limits::default(),
             faults: Faults::default(),
         }
@@ -160,9 +167,9 @@ pub struct Limits {
     pub notifications_queued: usize,
     /// Bytes of waiting notifications, together. Default 64 MiB. More are dropped and counted.
     pub notifications_queued_bytes: usize,
-    /// Connections that a TCP server keeps open. Default 1,024. More are refused.
+    /// Connections that a TCP or verbs server keeps open. Default 1,024. More are refused.
     pub connections: usize,
-    /// How long a TCP server waits for a new connection to say hello. Default 10 s.
+    /// How long a TCP or verbs server waits for a new connection to say hello. Default 10 s.
     pub handshake: Duration,
 }
 
@@ -197,7 +204,7 @@ mod tests {
     #[test]
     fn unknown_names_are_named() {
         let error = "rdma".parse::<BackendChoice>().unwrap_err();
-        assert_eq!(error.to_string(), "unknown transport 'rdma'; choose auto, tcp or ucx");
+        assert_eq!(error.to_string(), "unknown transport 'rdma'; choose auto, tcp, ucx or verbs");
         assert!("auto".parse::<BackendKind>().is_err());
         assert!("TCP".parse::<BackendKind>().is_err());
     }

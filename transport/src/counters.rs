@@ -36,8 +36,15 @@ pub struct Snapshot {
     pub rcache_bytes: Option<u64>,
     /// Unmapped ranges that wait in the cache's invalidation queue; `None` as above.
     pub rcache_queue: Option<u64>,
+    /// Memory regions of the RDMA device, message buffers included. `None` but for verbs.
+    pub memory_regions: Option<u64>,
+    /// Queue pairs of it, both directions; `None` as above.
+    pub queue_pairs: Option<u64>,
+    /// Completion queues of it; `None` as above.
+    pub completion_queues: Option<u64>,
     /// Failures by [`Error::kind`](crate::Error::kind), plus `cancelled`, `notifications_dropped`
-    /// and `protocol`: what a server refused.
+    /// and `protocol`: what a server refused. Verbs
+    /// adds `rdma_...` kinds: what the device reported, on either side.
     pub failures: BTreeMap<String, u64>,
 }
 
@@ -47,8 +54,14 @@ pub(crate) struct Counters {
     pub(crate) regions: Gauge,
     pub(crate) registered_bytes: Gauge,
     pub(crate) endpoints: Gauge,
-    #[cfg(feature = "ucx")]
+    #[cfg(any(feature = "ucx", feature = "verbs"))]
     pub(crate) rkeys: Gauge,
+    #[cfg(feature = "verbs")]
+    pub(crate) memory_regions: Gauge,
+    #[cfg(feature = "verbs")]
+    pub(crate) queue_pairs: Gauge,
+    #[cfg(feature = "verbs")]
+    pub(crate) completion_queues: Gauge,
     pub(crate) connections_accepted: Gauge,
     pub(crate) transfers_in_flight: Gauge,
     pub(crate) bytes_read: AtomicU64,
@@ -80,6 +93,9 @@ impl Counters {
             rcache_regions: None,
             rcache_bytes: None,
             rcache_queue: None,
+            memory_regions: None,
+            queue_pairs: None,
+            completion_queues: None,
             failures: failures.iter().map(|(kind, count)| ((*kind).to_owned(), *count)).collect(),
         }
     }

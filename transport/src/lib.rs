@@ -15,10 +15,12 @@
 //! - [`mapping`], [`file_view`], `region`, `claims`: memory, who may touch which bytes of it, and until when.
 //! - `metadata`: the bytes that one agent hands to another, and a decoder that trusts none of them.
 //! - `backend`: what a backend must guarantee. `tcp` needs nothing but sockets; `ucx` (cargo feature
-//!   `ucx`) opens libucp at run time.
+//!   `ucx`) opens libucp at run time; `verbs` (cargo feature `verbs`) opens libibverbs at run time.
+//! - `queue`, `flow`: what the progress threads of `ucx` and `verbs` share.
 //! - [`builds`]: which UCX to open: versions to fetch, the system's, or a path.
 //! - `counters`, `notifications`: what the [`Snapshot`] shows, and the bounded inbox.
 //! - `faults`: releases that are left out on purpose, off unless asked for.
+//! - [`rdma`]: which device, port and GID `verbs` takes, and how deep its queues are.
 //! - [`config`], [`error`]: limits with their defaults; every way to fail, with its cure.
 //!
 //! # Example
@@ -81,14 +83,21 @@ mod counters;
 pub mod error;
 mod faults;
 pub mod file_view;
+#[cfg(any(feature = "ucx", feature = "verbs"))]
+mod flow;
 pub mod mapping;
 mod metadata;
 mod notifications;
 mod peer;
+#[cfg(any(feature = "ucx", feature = "verbs"))]
+mod queue;
+pub mod rdma;
 mod region;
 mod tcp;
 #[cfg(feature = "ucx")]
 mod ucx;
+#[cfg(feature = "verbs")]
+mod verbs;
 
 pub use agent::Agent;
 pub use backend::{Probe, probe};
@@ -100,4 +109,5 @@ pub use mapping::Mapping;
 pub use metadata::{BlockLayout, RemoteRegion};
 pub use notifications::Notification;
 pub use peer::{Descriptor, Peer, ReadReport};
+pub use rdma::RdmaSettings;
 pub use region::Region;

@@ -171,6 +171,7 @@ fn backend_code(kind: BackendKind) -> u8 {
     match kind {
         BackendKind::Tcp => 1,
         BackendKind::Ucx => 2,
+        BackendKind::Verbs => 3,
     }
 }
 

@@ -152,7 +152,7 @@ impl Drop for TcpBackend {
 }
 
 /// Settings of every socket. They are hints: a socket without them still works.
-fn tune(stream: &TcpStream) {
+pub(crate) fn tune(stream: &TcpStream) {
     // Requests and notifications are small and someone waits for them.
     let _ = stream.set_nodelay(true);
     // A host that vanished without a word is noticed after 30 + 3 x 10 seconds.

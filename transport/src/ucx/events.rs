@@ -9,8 +9,8 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 
 use super::ffi::{Request, Status, ucp_ep_h};
-use super::flow::{JOB_IDS, JobId};
 use super::wire::Greeting;
+use crate::flow::{JOB_IDS, JobId};
 
 /// Names one link of one worker. Never reused.
 pub(super) type LinkId = u32;

@@ -8,9 +8,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::events::LinkId;
 use super::progress::Command;
-use super::queue::Queue;
 use crate::backend::{BoxFuture, Link, Transfer};
 use crate::error::Error;
+use crate::queue::Queue;
 
 /// What the two sides of a link share.
 #[derive(Debug)]

@@ -22,13 +22,13 @@ use super::context::Registration;
 use super::endpoint::{Endpoint, RemoteKey};
 use super::events::Tag;
 use super::ffi::{Posted, Status};
-use super::flow::{Ended, Flow, JobId};
 use super::handle::LinkState;
 use super::wire::{self, Greeting};
 use super::worker::Worker;
 use crate::backend::{Shared, Transfer};
 use crate::counters::Held;
 use crate::error::Error;
+use crate::flow::{Ended, Flow, JobId};
 use crate::metadata::Metadata;
 
 /// Reads outstanding per link. Past a few dozen, throughput no longer grows; each holds a request

@@ -12,9 +12,9 @@
 //! - `settings`: which of UCX's defaults differ here, and when.
 //! - `context`, `worker`, `endpoint`: owners of UCX's objects; children keep parents alive.
 //! - `events`: what callbacks write down. `wire`: what agents say to each other.
-//! - `flow`: which block to read next, within a bound. `link`: the life of one connection.
+//! - `link`: the life of one connection; `crate::flow` says which block to read next.
 //! - `rcache`: what UCX's registration cache holds, for snapshots.
-//! - `queue`, `progress`: the thread. `handle`: a link as seen from elsewhere.
+//! - `progress`: the thread, behind a `crate::queue`. `handle`: a link as seen from elsewhere.
 //!
 //! # Memory handles
 //! A region is registered once, and every get names its memory handle. Without the handle, UCX
@@ -45,12 +45,10 @@ mod context;
 mod endpoint;
 mod events;
 mod ffi;
-mod flow;
 mod handle;
 mod library;
 mod link;
 mod progress;
-mod queue;
 mod rcache;
 mod settings;
 mod wire;
@@ -67,12 +65,12 @@ use tokio_util::sync::CancellationToken;
 use self::handle::{LinkState, UcxLink};
 use self::library::{Ucx, refused};
 use self::progress::{Command, Opened};
-use self::queue::Queue;
 use crate::backend::{Backend, BoxFuture, Link, Probe, Shared};
 use crate::config::{AgentConfig, BackendKind, UcxBuild};
 use crate::counters::Snapshot;
 use crate::error::Error;
 use crate::metadata::Metadata;
+use crate::queue::Queue;
 use crate::region::RegionCore;
 
 struct UcxBackend {

@@ -18,12 +18,12 @@ use super::ffi::Request;
 use super::handle::LinkState;
 use super::library::Ucx;
 use super::link::{Link, Memory, Reply};
-use super::queue::Queue;
 use super::worker::Worker;
 use crate::backend::{Shared, Transfer};
 use crate::config::AgentConfig;
 use crate::error::Error;
 use crate::metadata::Metadata;
+use crate::queue::Queue;
 use crate::region::RegionCore;
 
 /// Calls of `ucp_worker_progress` in a row before commands are looked at again: under load there
@@ -343,7 +343,7 @@ impl<'a> Progress<'a> {
     }
 
     fn wait(&self, timeout: Option<Duration>) -> Result<(), String> {
-        let waited = self.queue.wait(self.worker.event_fd(), timeout);
+        let waited = self.queue.wait(&[self.worker.event_fd()], timeout);
         waited.map_err(|error| format!("cannot wait for events: {error}"))
     }
 }

@@ -5,6 +5,7 @@
 
 use std::io::Write as _;
 use std::process::Stdio;
+use std::sync::Mutex;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -16,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::lifecycle;
 use crate::support::{Backend, SOON, runtime, until};
+use crate::wire::{self, Cut};
 
 /// Names the child's task in its environment; absent in a normal run.
 const TASK: &str = "PDLAB_TEST_PEER_PROCESS";
@@ -25,13 +27,17 @@ pub(crate) struct PeerProcess {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
     pub(crate) metadata: Vec<u8>,
+    /// The devices whose wire is cut when the child is stopped: they would answer for it.
+    devices: Vec<String>,
+    /// Some while it is.
+    cut: Mutex<Option<Cut>>,
 }
 
 impl PeerProcess {
     /// A server whose region of `len` bytes holds the pattern of `seed`.
     pub(crate) async fn serve(backend: &Backend, len: usize, seed: u8) -> Self {
         let (child, lines) = start(backend, json!({"serve": {"len": len, "seed": seed}}));
-        let mut process = Self { child, lines, metadata: Vec::new() };
+        let mut process = Self::new(backend, child, lines);
         process.metadata = serde_json::from_value(process.line().await["metadata"].take()).unwrap();
         process
     }
@@ -39,9 +45,14 @@ impl PeerProcess {
     /// A client that connects to `metadata` and stays.
     pub(crate) async fn connect(backend: &Backend, metadata: &[u8]) -> Self {
         let (child, lines) = start(backend, json!({"connect": metadata}));
-        let mut process = Self { child, lines, metadata: Vec::new() };
+        let mut process = Self::new(backend, child, lines);
         assert_eq!(process.line().await["connected"], true);
         process
+    }
+
+    fn new(backend: &Backend, child: Child, lines: Lines<BufReader<ChildStdout>>) -> Self {
+        let devices = backend.rdma.as_ref().map_or_else(Vec::new, |rdma| rdma.devices().to_vec());
+        Self { child, lines, metadata: Vec::new(), devices, cut: Mutex::default() }
     }
 
     /// The next thing that the child has been told.
@@ -58,15 +69,20 @@ impl PeerProcess {
             status.is_ok_and(|status| status.contains("State:\tT"))
         };
         until("it has stopped", || std::fs::read_dir(&tasks).unwrap().all(is_stopped)).await;
+        if !self.devices.is_empty() {
+            *self.cut.lock().unwrap() = Some(wire::cut(&self.devices));
+        }
     }
 
     pub(crate) fn resume(&self) {
+        drop(self.cut.lock().unwrap().take());
         self.signal(Signal::SIGCONT);
     }
 
     /// Kills the child and waits until it is gone.
     pub(crate) async fn kill(&mut self) {
         self.child.kill().await.unwrap();
+        drop(self.cut.lock().unwrap().take());
     }
 
     /// How many files and sockets the child has open.
@@ -95,7 +111,12 @@ pub(crate) async fn run_isolated(backend: &Backend) -> Value {
 
 fn start(backend: &Backend, task: Value) -> (Child, Lines<BufReader<ChildStdout>>) {
     let task = json!({"backend": backend.kind, "task": task});
-    let mut child = Command::new(std::env::current_exe().unwrap())
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    if let (Some(rdma), BackendKind::Ucx) = (&backend.rdma, backend.kind) {
+        // UCX chooses its device by the environment alone.
+        command.env("UCX_NET_DEVICES", format!("{}:1", rdma.peer_device));
+    }
+    let mut child = command
         .args(["--exact", "peer_process_entry", "--ignored", "--nocapture"])
         .env(TASK, task.to_string())
         .stdin(Stdio::piped())

@@ -9,8 +9,11 @@ use pdlab_transport::{
     Region, UcxBuild,
 };
 
-/// Long enough for anything that should happen; short enough that a hang is a failure.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+use crate::wire;
+
+/// Long enough for anything that should happen, also on an emulated processor; short enough that a
+/// hang is a failure.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 /// Deadline of what is expected to run into it.
 pub(crate) const BRIEF: Duration = Duration::from_millis(400);
 
@@ -19,21 +22,66 @@ pub(crate) const BRIEF: Duration = Duration::from_millis(400);
 pub(crate) struct Backend {
     pub(crate) kind: BackendKind,
     pub(crate) ucx: Option<UcxBuild>,
+    /// Some if bytes move over RDMA: always for verbs, and for UCX if it is told to.
+    pub(crate) rdma: Option<Rdma>,
+}
+
+/// The devices of the two hosts that a test plays; one device may be both.
+#[derive(Clone, Debug)]
+pub(crate) struct Rdma {
+    /// `PDLAB_RDMA_DEVICE`: of whoever reads.
+    pub(crate) device: String,
+    /// `PDLAB_RDMA_PEER_DEVICE`, else the same: of whoever is read from.
+    pub(crate) peer_device: String,
+}
+
+impl Rdma {
+    fn find() -> Option<Self> {
+        let device = std::env::var("PDLAB_RDMA_DEVICE").ok().filter(|name| !name.is_empty())?;
+        let peer_device =
+            std::env::var("PDLAB_RDMA_PEER_DEVICE").unwrap_or_else(|_| device.clone());
+        Some(Self { device, peer_device })
+    }
+
+    pub(crate) fn devices(&self) -> [String; 2] {
+        [self.device.clone(), self.peer_device.clone()]
+    }
 }
 
 impl Backend {
     /// The backend, or why it cannot be tested here.
     pub(crate) fn find(kind: BackendKind) -> Result<Self, String> {
         match kind {
-            BackendKind::Ucx => Ok(Self { kind, ucx: Some(ucx_build()?) }),
-            _ => Ok(Self { kind, ucx: None }),
+            BackendKind::Ucx => Ok(Self { kind, ucx: Some(ucx_build()?), rdma: Rdma::find() }),
+            BackendKind::Verbs if cfg!(not(feature = "verbs")) => {
+                Err("built without the cargo feature `verbs`".to_owned())
+            }
+            BackendKind::Verbs => {
+                let rdma = Rdma::find().ok_or(
+                    "PDLAB_RDMA_DEVICE names no RDMA device; scripts/rdma-tests runs this in a \
+                     machine that has two",
+                )?;
+                Ok(Self { kind, ucx: None, rdma: Some(rdma) })
+            }
+            _ => Ok(Self { kind, ucx: None, rdma: None }),
         }
+    }
+
+    /// Whether a peer can be stopped in the middle of a read; why not.
+    pub(crate) fn can_stop_peers(&self) -> Result<(), String> {
+        self.rdma.as_ref().map_or(Ok(()), |rdma| wire::can_cut(&rdma.devices()))
     }
 
     pub(crate) fn config(&self, name: &str) -> AgentConfig {
         let mut config = AgentConfig::new(name);
         config.choice = BackendChoice::Only(self.kind);
         config.ucx = self.ucx.clone();
+        if let Some(rdma) = &self.rdma {
+            // Servers and readers are on different hosts, as it were.
+            let serves = name.starts_with("server") || matches!(name, "child" | "two");
+            let device = if serves { &rdma.peer_device } else { &rdma.device };
+            config.rdma.device = Some(device.clone());
+        }
         config.ucx_variables =
             std::env::vars().filter(|(name, _)| name.starts_with("UCX_")).collect();
         config
@@ -75,6 +123,18 @@ fn ucx_build() -> Result<UcxBuild, String> {
     Err("built without the cargo feature `ucx`".to_owned())
 }
 
+/// Runs a case that stops a peer in the middle of a read, where that can be done.
+pub(crate) fn run_stopping<F: Future<Output = ()>>(
+    kind: BackendKind,
+    case: impl FnOnce(Backend) -> F,
+) {
+    if let Ok(Err(reason)) = Backend::find(kind).map(|backend| backend.can_stop_peers()) {
+        eprintln!("skipped on {kind}: a device answers for a stopped process, and {reason}");
+        return;
+    }
+    run(kind, case);
+}
+
 /// Runs a case on a backend, in a runtime of its own, with a limit on its time.
 pub(crate) fn run<F: Future<Output = ()>>(kind: BackendKind, case: impl FnOnce(Backend) -> F) {
     let backend = match Backend::find(kind) {
@@ -85,7 +145,7 @@ pub(crate) fn run<F: Future<Output = ()>>(kind: BackendKind, case: impl FnOnce(B
         }
     };
     runtime().block_on(async {
-        let limit = Duration::from_secs(60);
+        let limit = 4 * SOON;
         tokio::time::timeout(limit, case(backend)).await.expect("the case hangs");
     });
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// Commands of type `C`, in order. Its users bound it: each has a limited number under way.
 #[derive(Debug)]
-pub(super) struct Queue<C> {
+pub(crate) struct Queue<C> {
     state: Mutex<State<C>>,
     /// The thread waits or is about to: ring the bell after a push.
     asleep: AtomicBool,
@@ -23,7 +23,7 @@ struct State<C> {
 }
 
 impl<C> Queue<C> {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: creates a descriptor and touches no memory of ours.
         let bell = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
         if bell < 0 {
@@ -36,7 +36,7 @@ impl<C> Queue<C> {
     }
 
     /// Hands a command over, or back if the thread takes no more.
-    pub(super) fn push(&self, command: C) -> Result<(), C> {
+    pub(crate) fn push(&self, command: C) -> Result<(), C> {
         let mut state = self.state();
         if state.closed {
             return Err(command);
@@ -53,7 +53,7 @@ impl<C> Queue<C> {
     }
 
     /// Takes everything that waits, and leaves `spare`, an empty list, in its place.
-    pub(super) fn take(&self, spare: VecDeque<C>) -> VecDeque<C> {
+    pub(crate) fn take(&self, spare: VecDeque<C>) -> VecDeque<C> {
         debug_assert!(spare.is_empty());
         let mut state = self.state();
         if state.commands.is_empty() {
@@ -63,18 +63,22 @@ impl<C> Queue<C> {
     }
 
     /// Takes no more; what waits comes back.
-    pub(super) fn close(&self) -> VecDeque<C> {
+    pub(crate) fn close(&self) -> VecDeque<C> {
         let mut state = self.state();
         state.closed = true;
         std::mem::take(&mut state.commands)
     }
 
-    /// Waits until `events` is readable, a command comes, or `timeout` is over.
-    pub(super) fn wait(&self, events: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<()> {
+    /// Waits until one of `events` is readable, a command comes, or `timeout` is over.
+    pub(crate) fn wait(
+        &self,
+        events: &[BorrowedFd<'_>],
+        timeout: Option<Duration>,
+    ) -> io::Result<()> {
         self.asleep.store(true, SeqCst);
         // A command pushed before the store above rang no bell; one pushed after it does.
         if self.state().commands.is_empty() {
-            poll([events, self.bell.as_fd()], timeout)?;
+            poll(events.iter().copied().chain([self.bell.as_fd()]), timeout)?;
         }
         self.asleep.store(false, SeqCst);
         let mut count = [0_u8; 8];
@@ -91,18 +95,23 @@ impl<C> Queue<C> {
 }
 
 /// Waits until one of the descriptors is readable.
-fn poll(descriptors: [BorrowedFd<'_>; 2], timeout: Option<Duration>) -> io::Result<()> {
-    let mut entries = descriptors.map(|descriptor| libc::pollfd {
+fn poll<'a>(
+    descriptors: impl Iterator<Item = BorrowedFd<'a>>,
+    timeout: Option<Duration>,
+) -> io::Result<()> {
+    let entry = |descriptor: BorrowedFd<'a>| libc::pollfd {
         fd: descriptor.as_raw_fd(),
         events: libc::POLLIN,
         revents: 0,
-    });
+    };
+    let mut entries: Vec<libc::pollfd> = descriptors.map(entry).collect();
     // Rounded up: waking early would only mean to wait again.
     let timeout_ms = timeout.map_or(-1, |timeout| {
         i32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
     });
-    // SAFETY: two valid entries, whose descriptors are borrowed and so open.
-    let ready = unsafe { libc::poll(entries.as_mut_ptr(), 2, timeout_ms) };
+    let count = entries.len() as libc::nfds_t;
+    // SAFETY: `count` valid entries, whose descriptors are borrowed and so open.
+    let ready = unsafe { libc::poll(entries.as_mut_ptr(), count, timeout_ms) };
     if ready >= 0 {
         return Ok(());
     }
@@ -138,7 +147,7 @@ mod tests {
             spare = queue.take(spare);
             if spare.is_empty() {
                 // Without a timeout: a lost wake-up would hang here.
-                queue.wait(silence.as_fd(), None).unwrap();
+                queue.wait(&[silence.as_fd()], None).unwrap();
             }
             for n in spare.drain(..) {
                 assert_eq!(n, seen);
@@ -161,10 +170,10 @@ mod tests {
     fn a_wait_ends_by_its_timeout_or_the_other_descriptor() {
         let queue = Queue::<()>::new().unwrap();
         let silence = silence();
-        queue.wait(silence.as_fd(), Some(Duration::from_millis(1))).unwrap();
+        queue.wait(&[silence.as_fd()], Some(Duration::from_millis(1))).unwrap();
         let other = Queue::new().unwrap();
         other.asleep.store(true, SeqCst);
         other.push(()).unwrap();
-        queue.wait(other.bell.as_fd(), None).unwrap();
+        queue.wait(&[silence.as_fd(), other.bell.as_fd()], None).unwrap();
     }
 }

@@ -4,14 +4,14 @@
 use std::collections::{BTreeMap, VecDeque};
 
 /// Names one transfer of one link, below [`JOB_IDS`]. Comes round again after all the others.
-pub(super) type JobId = u32;
+pub(crate) type JobId = u32;
 
 /// How many ids there are; the numbers above are free for other uses.
-pub(super) const JOB_IDS: JobId = u32::MAX - 15;
+pub(crate) const JOB_IDS: JobId = u32::MAX - 15;
 
 /// Transfers of type `T` under way.
 #[derive(Debug)]
-pub(super) struct Flow<T> {
+pub(crate) struct Flow<T> {
     jobs: BTreeMap<JobId, Job<T>>,
     /// Those that have blocks to post, oldest first.
     unposted: VecDeque<JobId>,
@@ -31,21 +31,21 @@ struct Job<T> {
 
 /// A transfer that no device will touch any more.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Ended<T> {
-    pub(super) transfer: T,
+pub(crate) struct Ended<T> {
+    pub(crate) transfer: T,
     /// Every block has arrived.
-    pub(super) complete: bool,
+    pub(crate) complete: bool,
 }
 
 impl<T> Flow<T> {
     /// Keeps at most `limit` operations outstanding.
-    pub(super) fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         let (jobs, unposted) = (BTreeMap::new(), VecDeque::new());
         Self { jobs, unposted, next_id: 0, outstanding: 0, limit }
     }
 
     /// Takes a transfer of `blocks` blocks, at least one.
-    pub(super) fn push(&mut self, transfer: T, blocks: usize) {
+    pub(crate) fn push(&mut self, transfer: T, blocks: usize) {
         let id = self.next_id;
         self.next_id = (self.next_id + 1) % JOB_IDS;
         let job = Job { transfer, blocks, posted: 0, outstanding: 0, failed: false };
@@ -55,7 +55,7 @@ impl<T> Flow<T> {
 
     /// The block to post now, counted as outstanding from here on. `None`: wait for a completion
     /// or a transfer.
-    pub(super) fn next(&mut self) -> Option<(JobId, &T, usize)> {
+    pub(crate) fn next(&mut self) -> Option<(JobId, &T, usize)> {
         if self.outstanding == self.limit {
             return None;
         }
@@ -72,7 +72,7 @@ impl<T> Flow<T> {
     }
 
     /// One outstanding operation of a transfer has ended. Returns the transfer with its last one.
-    pub(super) fn ended(&mut self, id: JobId, ok: bool) -> Option<Ended<T>> {
+    pub(crate) fn ended(&mut self, id: JobId, ok: bool) -> Option<Ended<T>> {
         let job = self.jobs.get_mut(&id)?;
         job.outstanding -= 1;
         job.failed |= !ok;
@@ -82,7 +82,7 @@ impl<T> Flow<T> {
 
     /// Posts nothing more of what is here; returns what has nothing outstanding. The others come
     /// out of [`ended`](Self::ended), as incomplete.
-    pub(super) fn abort(&mut self) -> Vec<Ended<T>> {
+    pub(crate) fn abort(&mut self) -> Vec<Ended<T>> {
         self.unposted.clear();
         for job in self.jobs.values_mut() {
             job.failed = true;
@@ -91,8 +91,9 @@ impl<T> Flow<T> {
         ids.into_iter().filter_map(|id| self.take_if_over(id)).collect()
     }
 
-    /// Whether there is no transfer left.
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether there is no transfer left. Verbs asks its queue pairs instead.
+    #[cfg(any(feature = "ucx", test))]
+    pub(crate) fn is_empty(&self) -> bool {
         self.jobs.is_empty()
     }
 
