@@ -91,7 +91,8 @@ fn configure(wish: &Wish, ucx: Option<&str>) -> Result<AgentConfig, Refusal> {
     let build = ucx.or(wish.ucx.as_deref()).unwrap_or(DEFAULT_UCX);
     let build = build.parse().map_err(|error| bad(format!("{error}")))?;
     let args = TransportArgs::new(choice, build);
-    args.agent(wish.name.clone(), wish.data_host).map_err(|failure| match failure {
+    let config = args.and_then(|args| args.agent(wish.name.clone(), wish.data_host));
+    config.map_err(|failure| match failure {
         Failure::BadInput(reason) => Refusal { bad_input: true, reason },
         Failure::Environment(reason) => Refusal { bad_input: false, reason },
         Failure::Said(code) => Refusal { bad_input: false, reason: format!("exit code {code}") },

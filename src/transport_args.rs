@@ -28,9 +28,9 @@ pub(crate) struct TransportArgs {
 }
 
 impl TransportArgs {
-    /// As if they had been given on the command line.
-    pub(crate) fn new(transport: BackendChoice, ucx: BuildSpec) -> Self {
-        Self { transport, ucx }
+    /// As if they had been given on the command line, and the settings of RDMA in the environment.
+    pub(crate) fn new(transport: BackendChoice, ucx: BuildSpec) -> Result<Self, Failure> {
+        Ok(Self { transport, ucx, rdma: RdmaArgs::of_environment()? })
     }
 
     /// The transport of an agent. With `auto`, a UCX build that is not there is no error.

@@ -4,7 +4,7 @@
 //! page tables, 5 to 25 milliseconds per gigabyte mapped in small pages. While it walks a mapping, the process cannot map
 //! or unmap anything. [`Watched::layout`] reads every mapping and is for the start and the end of a run.
 //!
-//! [`Watched::glance`] and [`Watched::layout_gently`] are for processes that must not be held up: they make do with the
+//! [`Watched::glance`] and [`Watched::survey_gently`] are for processes that must not be held up: they make do with the
 //! kernel's own counters and with page tables read in small steps.
 //!
 //! A [`Watched`] keeps the process's directory in `/proc` open. The kernel ties that handle to the process and not to
@@ -190,24 +190,27 @@ impl Watched {
         groups.iter().map(&mut resident).collect()
     }
 
-    /// As [`Watched::layout`], but the process is held up for microseconds only, however large it is: `maps` and
+    /// As [`Watched::survey`], but the process is held up for microseconds only, however large it is: `maps` and
     /// `pagemap` are read in small steps, 512 pages each, where `smaps` takes a whole mapping at a time. Mappings of more
     /// than 1 TiB are reservations, and taken to be empty; inaccessible ones are.
-    pub fn layout_gently(&self) -> Result<Layout, SampleError> {
+    pub fn survey_gently(&self) -> Result<Survey, SampleError> {
         const RESERVATION_BYTES: u64 = 1 << 40;
         let mut mappings = smaps::read(BufReader::new(self.open_file("maps")?))
             .map_err(|error| from_io(self.pid, "maps", error))?;
         if mappings.is_empty() {
             return Err(SampleError::Gone { pid: self.pid });
         }
+        let mut pages = PageTable::of(self);
         for mapping in mappings.iter_mut().filter(|mapping| mapping.accessible) {
-            let range = Range { base: mapping.start, len_bytes: mapping.len_bytes() };
-            if range.len_bytes <= RESERVATION_BYTES {
+            let span = Span { start: mapping.start, end: mapping.end };
+            if span.len_bytes() <= RESERVATION_BYTES {
                 // What was unmapped since, or lies in the kernel's half, has no page table.
-                mapping.rss_bytes = self.resident_bytes(range).unwrap_or(0);
+                mapping.rss_bytes = pages.resident_bytes(span).unwrap_or(0);
             }
         }
-        Ok(Layout::of(&mappings, None, |_| None))
+        let segments = Segments::of(&mappings, &Told::default());
+        let layout = Layout::of(&mappings, &segments, |span| pages.resident_bytes(span));
+        Ok(Survey { layout, segments })
     }
 
     /// Its open file descriptors by kind. One that is closed while they are listed is left out.

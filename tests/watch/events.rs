@@ -1,5 +1,4 @@
 //! What happens to a process while it is watched, and to the watch.
-#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

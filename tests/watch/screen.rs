@@ -103,7 +103,8 @@ impl Drop for Terminal {
 fn every_way_out_gives_the_terminal_back() {
     let _turn = turn();
     let target = Target::start(Command::new(compiled("grower")).args(["grow", "100000"]));
-    let ways: [(&str, fn(&mut Terminal)); 3] = [
+    type Way = (&'static str, fn(&mut Terminal));
+    let ways: [Way; 3] = [
         ("q", |terminal| terminal.keyboard.write_all(b"q").unwrap()),
         ("Ctrl-C", |terminal| terminal.keyboard.write_all(b"\x03").unwrap()),
         ("SIGTERM", |terminal| signal(terminal.child.id(), "TERM")),

@@ -95,7 +95,9 @@ impl HttpClient {
         patience: Duration,
         limit_bytes: usize,
     ) -> Result<Bytes, String> {
-        match tokio::time::timeout(patience, self.exchange(url, Request::default(), limit_bytes)).await {
+        match tokio::time::timeout(patience, self.exchange(url, Request::default(), limit_bytes))
+            .await
+        {
             Ok(answer) => answer,
             Err(_) => Err(format!("no answer within {:.0} s", patience.as_secs_f64())),
         }

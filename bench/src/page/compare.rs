@@ -113,7 +113,10 @@ impl Comparison {
             }),
             cells("Ran on", &|run| {
                 result(run, &|report| {
-                    Some(path(report.result.transport, report.result.ucx_version.as_deref()))
+                    Some(path(
+                        report.result.transport_or_any(),
+                        report.result.ucx_version.as_deref(),
+                    ))
                 })
             }),
             cells("Settings", &|run| {

@@ -3,15 +3,16 @@
 use maud::{Markup, html};
 use pdlab_leak::explain;
 use pdlab_leak::sample::Sample;
-use pdlab_leak::signature::known;
+use pdlab_leak::signature::Known;
+use pdlab_leak::stacks::Stacks;
 use pdlab_leak::verdict::VerdictKind;
 
 use super::error::PageError;
 use super::growth::Growth;
 use super::html::{fact, link, notice, page, prose};
 use super::owners::Holdings;
-use super::run::{RunFiles, parse_result, parse_samples};
-use super::{memory, words};
+use super::run::{RunFiles, parse_result, parse_samples, parse_stacks};
+use super::{flame, memory, words};
 use crate::repro::report::RunReport;
 use crate::repro::words::{amount, change};
 use crate::watch::plan::Plan;
@@ -29,6 +30,8 @@ pub struct WatchRun {
     pub samples: Vec<Sample>,
     /// Those of the program that the process ran last, judged again.
     pub growth: Option<Growth>,
+    /// Growth by stack, if a tracer ran.
+    pub stacks: Option<Stacks>,
     /// What is missing, and what was done about it.
     pub notes: Vec<String>,
 }
@@ -57,7 +60,8 @@ impl WatchRun {
         if growth.is_none() {
             notes.push("There are too few readings for plots.".to_owned());
         }
-        Ok(Self { name: files.name.clone(), plan, report, samples, growth, notes })
+        let stacks = parse_stacks(files, &mut notes)?;
+        Ok(Self { name: files.name.clone(), plan, report, samples, growth, stacks, notes })
     }
 
     /// The verdict: that of the result if there is one, else that on the readings.
@@ -93,6 +97,7 @@ pub(super) fn render(run: &WatchRun) -> String {
                 }
             }
             (holders(run))
+            (stacks(run))
             (bug(run))
             (facts(run))
         },
@@ -153,9 +158,21 @@ fn holders(run: &WatchRun) -> Markup {
     }
 }
 
+fn stacks(run: &WatchRun) -> Markup {
+    html! {
+        @if let Some(stacks) = &run.stacks {
+            section {
+                h2 { "Where it comes from" }
+                (flame::growth("flame", &run.plan.target.label(), stacks))
+            }
+        }
+    }
+}
+
 fn bug(run: &WatchRun) -> Markup {
     let id = run.report.as_ref().and_then(|report| Some(&report.result.signature.as_ref()?.id));
-    let signature = id.and_then(|id| known().into_iter().find(|signature| signature.id == *id));
+    let known = &Known::builtin().signatures;
+    let signature = id.and_then(|id| known.iter().find(|signature| signature.id == *id));
     html! {
         @if let Some(signature) = signature {
             section {

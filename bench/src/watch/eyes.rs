@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use pdlab_leak::sample::Memory;
 use pdlab_leak::sampler::{Image, SampleError, Watched};
+use pdlab_leak::stacks::growth::Moment;
+use pdlab_leak::trace::Traced;
 
 use super::attribution::State;
 use crate::repro::cost;
@@ -61,17 +63,21 @@ impl Eyes {
         before.is_some_and(|before| before != now)
     }
 
-    /// What it holds, of all mappings.
+    /// What it holds, of all mappings, and how much of what `traced` has seen of them is resident.
     ///
     /// # Errors
     /// If it has ended, or may no longer be read.
-    pub fn state(&mut self, now: Instant) -> Result<State, SampleError> {
-        let layout = self.watched.layout_gently()?;
+    pub fn state(&mut self, now: Instant, traced: Option<Traced>) -> Result<State, SampleError> {
+        let survey = self.watched.survey_gently()?;
+        let moment = traced.map(|traced| {
+            let resident = self.watched.resident(&survey, &Moment::spans(&traced));
+            Moment { traced, resident }
+        });
         let descriptors = self.watched.descriptors()?;
         let took = now.elapsed();
         self.state_pause = (self.state_pause * 2).min(STATE_MOST).max(took * STATE_DUTY);
         self.state_due = now + took + self.state_pause;
-        Ok(State { layout, descriptors })
+        Ok(State { survey, moment, descriptors })
     }
 
     /// Whether it is time for another look at all mappings.

@@ -3,7 +3,7 @@
 use pdlab_leak::gauge::Axes;
 use pdlab_leak::ledger::Owner;
 use pdlab_leak::sample::Memory;
-use pdlab_leak::trace::Traced;
+use pdlab_leak::stacks::Stacks;
 use pdlab_leak::verdict::Judgement;
 use pdlab_leak::work::Unit;
 
@@ -32,7 +32,7 @@ pub struct View<'a> {
     /// Who holds what was gained, the largest first.
     pub owners: &'a [Owner],
     /// What the tracer sees, if one runs.
-    pub traced: Option<&'a Traced>,
+    pub stacks: Option<&'a Stacks>,
     /// Why no readings are taken just now, if so.
     pub paused: Option<&'a str>,
     /// What the reader should know.
@@ -101,7 +101,7 @@ pub(super) mod tests {
             judgement,
             levels: &[],
             owners: &[],
-            traced: None,
+            stacks: None,
             paused: None,
             remarks: &[],
         }

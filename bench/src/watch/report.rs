@@ -1,7 +1,8 @@
 //! `result.json` of a watch: the fields of any run, as far as they mean something here. Pure.
 
+use pdlab_leak::attribution::Attribution;
 use pdlab_leak::explain;
-use pdlab_leak::result::ReproResult;
+use pdlab_leak::result::{ReproResult, TraceNote};
 use pdlab_leak::signature::Signature;
 use pdlab_leak::verdict::{Judgement, VerdictKind};
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use super::course::Course;
 use super::ending::End;
 use super::plan::Plan;
-use crate::repro::attribution::Attribution;
 use crate::repro::cost::{cost, cost_growth};
 use crate::repro::growth::RoleGrowth;
 use crate::repro::report::RunReport;
@@ -41,6 +41,8 @@ pub struct Findings<'a> {
     pub judgement: &'a Judgement,
     /// Who holds the growth.
     pub attribution: &'a Attribution,
+    /// How its stacks were found, or why not.
+    pub trace: TraceNote,
     /// Known bugs that it may be, if none was recognised.
     pub suspects: Vec<Signature>,
     /// Why it ended.
@@ -141,7 +143,9 @@ impl Findings<'_> {
             rss_growth_bytes: rss_end as i64 - rss_start as i64,
             explained_ratio: self.attribution.explained_ratio,
             owners: self.attribution.owners.clone(),
-            signature: self.attribution.signature.as_ref().map(|known| known.reference()),
+            ledger: Some(self.attribution.memory.clone()),
+            trace: Some(self.trace.clone()),
+            signature: self.attribution.reference(),
             quiet_growth_ratio: None,
             cost_first_us: price.map(|price| price.first_us),
             cost_last_us: price.map(|price| price.last_us),

@@ -2,15 +2,18 @@
 
 use std::time::{Duration, Instant};
 
+use pdlab_leak::attribution::Attribution;
+use pdlab_leak::result::TraceNote;
 use pdlab_leak::sample::Sample;
 use pdlab_leak::sampler::SampleError;
-use pdlab_leak::trace::Traced;
+use pdlab_leak::stacks::Stacks;
+use pdlab_leak::stacks::folded::folded;
 use pdlab_leak::verdict::{Judgement, VerdictKind};
 use pdlab_leak::work::Work;
 use tokio_util::sync::CancellationToken;
 
 use super::WatchError;
-use super::attribution::{State, attribute, suspects};
+use super::attribution::{State, attribute, stacks, suspects};
 use super::course::Course;
 use super::display::Display;
 use super::ending::{End, Ending};
@@ -22,10 +25,9 @@ use super::report::Findings;
 use super::target::Target;
 use super::text;
 use super::tracing::Tracing;
-use crate::repro::Exit;
-use crate::repro::attribution::Attribution;
 use crate::repro::report::RunReport;
 use crate::repro::sample_file::SampleFile;
+use crate::repro::{Exit, FOLDED, STACKS};
 use crate::run_dir::RunDir;
 
 /// Time between judgements, and between what is seen of them.
@@ -50,7 +52,7 @@ pub struct Session {
     states: Option<(State, State)>,
     judgement: Judgement,
     attribution: Attribution,
-    traced: Option<Traced>,
+    stacks: Option<Stacks>,
     levels: Vec<(f64, f64)>,
     paused: Option<String>,
     remarks: Vec<String>,
@@ -101,8 +103,8 @@ impl Session {
             course,
             states: None,
             judgement,
-            attribution: Attribution { owners: Vec::new(), explained_ratio: None, signature: None },
-            traced: None,
+            attribution: Attribution::default(),
+            stacks: None,
             levels: Vec::new(),
             paused: None,
             remarks,
@@ -189,7 +191,7 @@ impl Session {
         file.add(std::slice::from_ref(&sample)).map_err(WatchError::from)?;
         self.course.add(sample, self.eyes.cpu_s(), &self.plan.rule());
         if self.states.is_none() {
-            let state = self.eyes.state(Instant::now())?;
+            let state = self.eyes.state(Instant::now(), self.tracing.live())?;
             self.states = Some((state.clone(), state));
         }
         Ok(pause)
@@ -247,11 +249,16 @@ impl Session {
 
     /// Looks at all mappings and at the stacks, if it is time to.
     fn look_around(&mut self, now: Instant) {
-        if self.eyes.state_is_due(now)
-            && let (Some((_, last)), Ok(state)) = (&mut self.states, self.eyes.state(now))
-        {
+        if self.eyes.state_is_due(now) {
+            self.look(now);
+        }
+    }
+
+    /// Takes what is there now for the end of what is measured; a process that has ended keeps the look before.
+    fn look(&mut self, now: Instant) {
+        let Some((_, last)) = &mut self.states else { return };
+        if let Ok(state) = self.eyes.state(now, self.tracing.live()) {
             *last = state;
-            self.traced = self.tracing.live();
         }
     }
 
@@ -259,7 +266,10 @@ impl Session {
         let ends = self.course.first().zip(self.course.last());
         if let (Some((start, end)), Some(ends)) = (&self.states, ends) {
             let units = self.course.units(&self.plan.rule());
-            self.attribution = attribute(&self.plan, &self.judgement, (start, end), ends, units);
+            self.stacks = stacks(start, end);
+            let stacks = self.stacks.as_ref();
+            self.attribution =
+                attribute(&self.plan, &self.judgement, (start, end), ends, units, stacks);
         }
     }
 
@@ -276,7 +286,7 @@ impl Session {
             judgement: &self.judgement,
             levels: &self.levels,
             owners: &self.attribution.owners,
-            traced: self.traced.as_ref(),
+            stacks: self.stacks.as_ref(),
             paused: self.paused.as_deref(),
             remarks: &self.remarks,
         }
@@ -300,20 +310,18 @@ impl Session {
                 "After {total_s:.1} s: {reason}. The verdict is on what was seen until then."
             )),
             End::Asked | End::Duration | End::Verdict => {
-                if let (Some((_, last)), Ok(state)) = (&mut self.states, self.eyes.state(Instant::now())) {
-                    *last = state;
-                }
+                self.look(Instant::now());
             }
         }
         let resets = self.metrics.as_ref().map_or(0, Metrics::resets);
         if resets > 0 {
             self.remark(format!("The counter began anew {resets} times, and was counted on."));
         }
-        let tracing = std::mem::replace(&mut self.tracing, Tracing::none());
-        self.traced = tracing.stop();
-        let told = self.traced.iter().flat_map(|traced| traced.remarks.clone());
-        self.remarks.extend(told.collect::<Vec<_>>());
+        let tracing = std::mem::replace(&mut self.tracing, Tracing::none(String::new()));
+        let why_not = tracing.stop();
         self.judge();
+        let told = self.stacks.iter().flat_map(|stacks| stacks.remarks.clone());
+        self.remarks.extend(told.collect::<Vec<_>>());
         // The target may have executed another program since.
         dir.write("watch.toml", self.plan.to_toml().as_bytes())?;
         let leaks = self.judgement.verdict.kind() == VerdictKind::Leak;
@@ -325,6 +333,7 @@ impl Session {
             course: &self.course,
             judgement: &self.judgement,
             attribution: &self.attribution,
+            trace: self.stacks.as_ref().map_or_else(|| TraceNote::off(why_not), TraceNote::of),
             suspects: states.map_or(Vec::new(), |(start, end)| suspects(&self.plan, start, end)),
             end,
             remarks: self.remarks,
@@ -332,10 +341,11 @@ impl Session {
         };
         let report = findings.report();
         dir.write_json("result.json", &report)?;
-        if let Some(traced) = &self.traced {
-            dir.write_json("stacks.json", traced)?;
+        if let Some(stacks) = &self.stacks {
+            dir.write_json(STACKS, stacks)?;
+            dir.write(FOLDED, folded(stacks, 1.0).as_bytes())?;
         }
-        let text = text::render(&findings, self.traced.as_ref(), &report, dir.path());
+        let text = text::render(&findings, self.stacks.as_ref(), &report, dir.path());
         let exit = match report.result.verdict {
             VerdictKind::Clean => Exit::Matched,
             VerdictKind::Leak => Exit::NotMatched,

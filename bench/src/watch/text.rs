@@ -5,7 +5,7 @@ use std::path::Path;
 use pdlab_leak::explain;
 use pdlab_leak::ledger::Owner;
 use pdlab_leak::signature::Signature;
-use pdlab_leak::trace::{Traced, TracedStack};
+use pdlab_leak::stacks::{StackGrowth, Stacks};
 use pdlab_leak::verdict::VerdictKind;
 use pdlab_leak::work::Unit;
 
@@ -24,7 +24,7 @@ const FRAMES: usize = 12;
 /// What was found, with the files of it in `dir`.
 pub fn render(
     findings: &Findings<'_>,
-    traced: Option<&Traced>,
+    traced: Option<&Stacks>,
     report: &RunReport,
     dir: &Path,
 ) -> String {
@@ -128,7 +128,7 @@ fn held(owner: &Owner, percent: f64) -> String {
 }
 
 /// A stack, a frame per line: `14.4 MB in 12 mappings by mmap, from` and so on.
-fn told(stack: &TracedStack) -> String {
+fn told(stack: &StackGrowth) -> String {
     let about = if stack.estimated { "about " } else { "" };
     let mut text = format!(
         "{about}{} still mapped, of {} calls, from",
@@ -147,7 +147,7 @@ fn told(stack: &TracedStack) -> String {
     text
 }
 
-fn confidence(traced: &Traced) -> String {
+fn confidence(traced: &Stacks) -> String {
     let counts = &traced.counts;
     format!(
         "{}: {}; {} mmap, {} munmap, {} brk and {} mremap calls seen, {} records lost",
@@ -177,7 +177,7 @@ fn suspect(plan: &Plan, known: &Signature) -> String {
 }
 
 /// What to do about a leak that nobody knows.
-fn next(plan: &Plan, traced: Option<&Traced>) -> String {
+fn next(plan: &Plan, traced: Option<&Stacks>) -> String {
     let pid = plan.target.pid;
     match traced {
         None => format!(
@@ -211,24 +211,24 @@ fn measured(findings: &Findings<'_>, report: &RunReport) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repro::attribution::Attribution;
     use crate::watch::course::Course;
     use crate::watch::plan::tests::plan;
+    use pdlab_leak::attribution::Attribution;
     use pdlab_leak::sample::{Memory, Sample};
     use pdlab_leak::trace::tier::Tier;
     use pdlab_leak::trace::{CallKind, Confidence, Counts, Frame, ModuleState};
     use pdlab_leak::work::Work;
 
-    fn traced() -> Traced {
+    fn traced() -> Stacks {
         let frame = |function: Option<&str>| Frame {
             function: function.map(str::to_owned),
             module: Some("/x/libucs.so.0".to_owned()),
             offset: 0x1f2a3,
             module_state: ModuleState::Present,
         };
-        Traced {
+        Stacks {
             tier: Tier::Perf,
-            stacks: vec![TracedStack {
+            stacks: vec![StackGrowth {
                 frames: vec![frame(Some("ucs_mpool_grow")), frame(None)],
                 kind: CallKind::Mmap,
                 live_bytes: 57_600_000,
@@ -256,7 +256,7 @@ mod tests {
         course
     }
 
-    fn rendered(unit: Unit, bytes_per_unmap: u64, traced: Option<&Traced>) -> String {
+    fn rendered(unit: Unit, bytes_per_unmap: u64, traced: Option<&Stacks>) -> String {
         suspecting(Vec::new(), unit, bytes_per_unmap, traced)
     }
 
@@ -264,7 +264,7 @@ mod tests {
         suspects: Vec<Signature>,
         unit: Unit,
         bytes_per_unmap: u64,
-        traced: Option<&Traced>,
+        traced: Option<&Stacks>,
     ) -> String {
         let (plan, course) = (plan(unit), course(unit, bytes_per_unmap));
         let judgement = course.judge(&plan.rule());

@@ -12,6 +12,8 @@ use crate::repro::Trace;
 #[derive(Debug)]
 pub struct Tracing {
     tracer: Option<Tracer>,
+    /// Why there is none, a sentence.
+    why_not: String,
 }
 
 impl Tracing {
@@ -22,7 +24,7 @@ impl Tracing {
     pub fn start(plan: &Plan, remarks: &mut Vec<String>) -> Result<Self, WatchError> {
         let counts_unmaps = plan.unit == Unit::Unmap;
         if plan.trace == Trace::Off && !plan.strace {
-            return Ok(Self::none());
+            return Ok(Self::none("--trace off".to_owned()));
         }
         let needed = plan.trace == Trace::On || counts_unmaps || plan.strace;
         let tier = plan.strace.then_some(Tier::Strace);
@@ -33,21 +35,21 @@ impl Tracing {
             }
             Ok(tracer) if tracer.tier() == Tier::Proc => {
                 remarks.push(format!("No stacks are traced: {}.", obstacles(plan)));
-                Ok(Self::none())
+                Ok(Self::none(obstacles(plan)))
             }
-            Ok(tracer) => Ok(Self { tracer: Some(tracer) }),
+            Ok(tracer) => Ok(Self { tracer: Some(tracer), why_not: String::new() }),
             Err(TraceError::Process(source)) => Err(source.into()),
             Err(error) if needed => Err(WatchError::Unavailable(error.to_string())),
             Err(error) => {
                 remarks.push(format!("No stacks are traced: {error}."));
-                Ok(Self::none())
+                Ok(Self::none(error.to_string()))
             }
         }
     }
 
-    /// No tracer.
-    pub fn none() -> Self {
-        Self { tracer: None }
+    /// No tracer, because of `why`.
+    pub fn none(why: String) -> Self {
+        Self { tracer: None, why_not: why }
     }
 
     /// Whether stacks are seen.
@@ -65,9 +67,10 @@ impl Tracing {
         self.tracer.as_ref().map(Tracer::live)
     }
 
-    /// Ends it.
-    pub fn stop(self) -> Option<Traced> {
-        self.tracer.map(Tracer::stop)
+    /// Ends it, and says why there was none.
+    pub fn stop(self) -> String {
+        drop(self.tracer);
+        self.why_not
     }
 }
 

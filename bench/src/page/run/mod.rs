@@ -13,6 +13,7 @@ use pdlab_leak::stacks::Stacks;
 use super::cures::CureSeries;
 use super::error::PageError;
 use super::growth::{Growth, Rule};
+use crate::repro::STACKS;
 use crate::repro::report::RunReport;
 
 pub(super) use view::render;
@@ -147,7 +148,10 @@ pub(super) fn parse_result(
     }
 }
 
-fn parse_stacks(files: &RunFiles, notes: &mut Vec<String>) -> Result<Option<Stacks>, PageError> {
+pub(super) fn parse_stacks(
+    files: &RunFiles,
+    notes: &mut Vec<String>,
+) -> Result<Option<Stacks>, PageError> {
     let Some(text) = &files.stacks else { return Ok(None) };
     match serde_json::from_str(text) {
         Ok(stacks) => Ok(Some(stacks)),

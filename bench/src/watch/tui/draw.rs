@@ -2,7 +2,7 @@
 
 use pdlab_leak::explain::{self, fixed};
 use pdlab_leak::ledger::Owner;
-use pdlab_leak::trace::{Traced, TracedStack};
+use pdlab_leak::stacks::{StackGrowth, Stacks};
 use pdlab_leak::verdict::VerdictKind;
 use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
@@ -23,7 +23,7 @@ const FRAMES: usize = 6;
 /// Fills `frame` with `view`.
 pub fn draw(frame: &mut Frame<'_>, view: &View<'_>) {
     let area = frame.area();
-    let stacks = view.traced.map_or(0, |traced| traced.stacks.len());
+    let stacks = view.stacks.map_or(0, |traced| traced.stacks.len());
     let [head, verdict, middle, below, foot] = Layout::vertical([
         Constraint::Length(2),
         Constraint::Length(5),
@@ -132,14 +132,14 @@ fn holders(owners: &[Owner]) -> Table<'static> {
 
 fn callers(view: &View<'_>) -> Paragraph<'static> {
     let block = Block::bordered().title("top stacks");
-    let text = match view.traced {
+    let text = match view.stacks {
         None => Text::from("no stacks are traced, or none yet"),
         Some(traced) => stacks(traced),
     };
     Paragraph::new(text).block(block)
 }
 
-fn stacks(traced: &Traced) -> Text<'static> {
+fn stacks(traced: &Stacks) -> Text<'static> {
     let mut lines = vec![Line::from(format!("{}, {}", traced.tier, traced.confidence)).dim()];
     for stack in &traced.stacks {
         lines.push(Line::from(held(stack)).add_modifier(Modifier::BOLD));
@@ -149,7 +149,7 @@ fn stacks(traced: &Traced) -> Text<'static> {
     Text::from(lines)
 }
 
-fn held(stack: &TracedStack) -> String {
+fn held(stack: &StackGrowth) -> String {
     let about = if stack.estimated { "about " } else { "" };
     let calls = grouped(stack.maps);
     format!("{about}{} still mapped, {calls} calls", amount(stack.live_bytes as f64))
@@ -177,16 +177,16 @@ mod tests {
         (0..height).map(line).collect::<Vec<_>>().join("\n")
     }
 
-    fn traced() -> Traced {
+    fn traced() -> Stacks {
         let frame = pdlab_leak::trace::Frame {
             function: Some("ucs_mpool_grow".to_owned()),
             module: Some("/x/libucs.so.0".to_owned()),
             offset: 0x1f2a3,
             module_state: ModuleState::Present,
         };
-        Traced {
+        Stacks {
             tier: Tier::Perf,
-            stacks: vec![TracedStack {
+            stacks: vec![StackGrowth {
                 frames: vec![frame],
                 kind: CallKind::Mmap,
                 live_bytes: 57_600_000,
@@ -217,7 +217,7 @@ mod tests {
         let view = View {
             levels: &levels,
             owners: &owners,
-            traced: Some(&traced),
+            stacks: Some(&traced),
             paused: Some("connection refused"),
             ..view(&plan, &judgement, memory)
         };
