@@ -3,7 +3,7 @@
 //! Columns: `process`, `t_us` (microseconds since the measurement began), the counters of [`Work`], the readings of
 //! [`Memory`] and the [`Counts`] under their own names; a count that the process cannot tell is empty. Names are safe
 //! by construction (no commas, quotes or line ends), so nothing is quoted. A reader finds columns by name, ignores
-//! those it does not know, and does without those that older files lack ([`LATER`]).
+//! those it does not know, and does without those that older files lack (`LATER`).
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, Write};

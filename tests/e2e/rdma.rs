@@ -28,7 +28,8 @@ async fn blocks_arrive(trio: &Trio) {
     }
     let (prefill, decode) = trio.drained().await;
     assert_eq!(decode["work"]["transfers"], REQUESTS);
-    let verified = decode["work"]["blocks_verified"].as_u64().unwrap();
+    let verified =
+        decode["work"]["blocks_verified"].as_u64().expect("a decode that serves counts its blocks");
     assert!(verified >= REQUESTS * 10, "{verified} blocks of prompts of more than 300 tokens");
     assert_eq!(decode["work"]["corrupt_blocks"], 0);
     assert_eq!(decode["work"]["kv_bytes"], decode["transport"]["bytes_read"]);

@@ -13,7 +13,7 @@
 //! - [`watch`]: the page of a process that was watched.
 //! - [`matrix`] and its `heat` maps; [`zoo`]: the pages of many runs.
 //! - [`transfer`]: bandwidth and latency of `pdlab bench transfer`.
-//! - [`bench`]: runs of the load generator, one or several side by side.
+//! - [`mod@bench`]: runs of the load generator, one or several side by side.
 //! - [`markdown`]: the main plot for the page of a CI job.
 //! - `svg`, `scale`, `thin`: plots: places, ticks, fewer points. `html`, `words`: page and phrases.
 

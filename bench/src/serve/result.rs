@@ -5,7 +5,7 @@
 //! vLLM's results read these. What pdlab adds: `schedule_error_{p50,p99,max}_ms`,
 //! `client_queue_{p50,p99,max}_ms`, `client_cpu_s`, `client_cores`, `client_bottleneck`, `aborted`,
 //! `errors_by_message`, `warnings`, `dataset_bad_lines`, `distributions` and `timeline` (see
-//! [`super::summary`]), `ttft_split` (see [`super::split`]), `memory` and `origin`.
+//! `summary`), `ttft_split` (see [`super::split`]), `memory` and `origin`.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;

@@ -11,7 +11,7 @@
 //! # Modules
 //! - [`options`]: the command line. [`plan`]: the cells of a sweep and the memory they need;
 //!   [`topology`]: who moves bytes to whom. Pure.
-//! - [`run`]: start here. Rounds over all cells in turn, ceilings between them.
+//! - [`mod@run`]: start here. Rounds over all cells in turn, ceilings between them.
 //! - [`fleet`]: agents as the coordinator sees them. [`wire`]: what they say to each other.
 //! - [`listen`](mod@listen), [`session`]: an agent in the service of a coordinator.
 //! - `pull`, `read`, `write`: moving blocks. [`content`]: what must arrive.

@@ -80,7 +80,7 @@ pub struct Options {
     /// Do not measure what it compares with: memcpy, iperf3, `ucx_perftest`, `ib_read_bw`
     #[arg(long)]
     pub no_ceilings: bool,
-    /// Directory for the result [default: runs/<UTC time>-transfer]
+    /// Directory for the result [default: runs/{UTC time}-transfer]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Print the result as one JSON object

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use pdlab_leak::explain;
 use pdlab_leak::ledger::Owner;
-use pdlab_leak::signature::Signature;
+use pdlab_leak::signature::{Known, Signature};
 use pdlab_leak::stacks::{StackGrowth, Stacks};
 use pdlab_leak::verdict::VerdictKind;
 use pdlab_leak::work::Unit;
@@ -66,7 +66,7 @@ pub fn render(
         None if leaks => {
             findings.suspects.iter().for_each(|known| page.item("suspect", &suspect(plan, known)));
             if findings.suspects.is_empty() {
-                page.item("next", &next(plan, traced));
+                page.item("next", &next(findings, traced));
             }
         }
         None => {}
@@ -177,8 +177,9 @@ fn suspect(plan: &Plan, known: &Signature) -> String {
 }
 
 /// What to do about a leak that nobody knows.
-fn next(plan: &Plan, traced: Option<&Stacks>) -> String {
-    let pid = plan.target.pid;
+fn next(findings: &Findings<'_>, traced: Option<&Stacks>) -> String {
+    let target = &findings.plan.target;
+    let pid = target.pid;
     match traced {
         None => format!(
             "No known bug looks like it. Stacks say whose it is: pdlab watch --pid {pid} --trace on \
@@ -190,9 +191,17 @@ fn next(plan: &Plan, traced: Option<&Stacks>) -> String {
              (heaptrack, jemalloc's prof) sees inside; pdlab watch --pid {pid} for longer shows \
              whether the heap itself grows."
         ),
-        Some(_) => "No known bug looks like it. Report the first stack above, with its module and \
-                    the slope, to whoever makes that module."
-            .to_owned(),
+        Some(_) => match &findings.attribution.top {
+            Some(top) => {
+                let ucx = target.ucx.as_deref().and_then(|version| version.parse().ok());
+                explain::owner::unknown_owner(&top.frames, &Known::builtin().namer(ucx))
+            }
+            None => {
+                "No known bug looks like it. Report the first stack above, with its module and \
+                     the slope, to whoever makes that module."
+                    .to_owned()
+            }
+        },
     }
 }
 
@@ -214,6 +223,8 @@ mod tests {
     use crate::watch::course::Course;
     use crate::watch::plan::tests::plan;
     use pdlab_leak::attribution::Attribution;
+    use pdlab_leak::layout::Class;
+    use pdlab_leak::result::TraceNote;
     use pdlab_leak::sample::{Memory, Sample};
     use pdlab_leak::trace::tier::Tier;
     use pdlab_leak::trace::{CallKind, Confidence, Counts, Frame, ModuleState};
@@ -232,8 +243,8 @@ mod tests {
                 frames: vec![frame(Some("ucs_mpool_grow")), frame(None)],
                 kind: CallKind::Mmap,
                 live_bytes: 57_600_000,
-                spans: Vec::new(),
                 maps: 440,
+                resident: [(Class::Anonymous, 57_600_000)].into(),
                 estimated: false,
             }],
             counts: Counts { mmaps: 440, munmaps: 400_000, ..Counts::default() },
@@ -268,14 +279,14 @@ mod tests {
     ) -> String {
         let (plan, course) = (plan(unit), course(unit, bytes_per_unmap));
         let judgement = course.judge(&plan.rule());
-        let attribution =
-            Attribution { owners: Vec::new(), explained_ratio: None, signature: None };
+        let attribution = Attribution::default();
         let findings = Findings {
             plan: &plan,
             process: "x-1",
             course: &course,
             judgement: &judgement,
             attribution: &attribution,
+            trace: TraceNote::off("--trace off".to_owned()),
             suspects,
             end: End::Exited,
             remarks: vec!["The process has ended.".to_owned()],
@@ -288,7 +299,7 @@ mod tests {
     fn a_leak_reads_from_the_verdict_to_the_files() {
         let text = rendered(Unit::Unmap, 144, Some(&traced()));
         for words in [
-            "verdict    LEAK. 144.0 B per unmap (95 % CI 144.0 to 144.0) over 400,000 unmaps.",
+            "verdict    LEAK. 144.0 B per unmap (95 % CI 143.8 to 144.2) over 400,000 unmaps.",
             "At the rate seen (40,000 unmaps/s): 346 MB/min",
             "watched    VLLM::Worker, pid 4711, of user 0",
             "growth     RSS +57.6 MB to 157.6 MB",

@@ -161,6 +161,7 @@ mod tests {
     use crate::watch::live::tests::{judgement, view};
     use crate::watch::plan::tests::plan;
     use pdlab_leak::estimate::Series;
+    use pdlab_leak::layout::Class;
     use pdlab_leak::sample::Memory;
     use pdlab_leak::trace::tier::Tier;
     use pdlab_leak::trace::{CallKind, Confidence, Counts, ModuleState};
@@ -190,8 +191,8 @@ mod tests {
                 frames: vec![frame],
                 kind: CallKind::Mmap,
                 live_bytes: 57_600_000,
-                spans: Vec::new(),
                 maps: 440,
+                resident: [(Class::Anonymous, 57_600_000)].into(),
                 estimated: false,
             }],
             counts: Counts::default(),
