@@ -465,7 +465,7 @@ mod tests {
             "Bandwidth over block size",
             "2.00 (1.00–2.00) of ucx_perftest",
             "p99.9 µs",
-            "0.15 sources",
+            "0.12 sources",
             "64 KiB",
         ] {
             assert!(page.contains(part), "{part}");

@@ -60,22 +60,22 @@ fn ledger(page: &mut Sheet, process: &str, attribution: &Attribution) {
     }
     page.blank();
     let width = memory.rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);
-    let width = width.clamp(30, WIDTH - 42);
+    let width = width.clamp(30, WIDTH - 53);
     let title = format!("ledger of {process}");
-    page.line(&format!("{title:width$}  {:>16}  {:>7}  known", "bytes", "share"));
+    page.line(&format!("{title:width$}  {:>14}  {:>7}  known", "bytes", "share"));
     for row in &memory.rows {
         let name: String = row.name.chars().take(width).collect();
         let share =
             if row.bytes > 0 { format!("{:.1} %", 100.0 * row.share) } else { String::new() };
-        page.line(&format!("{name:width$}  {:>16}  {share:>7}  {}", signed(row.bytes), known(row)));
+        page.line(&format!("{name:width$}  {:>14}  {share:>7}  {}", signed(row.bytes), known(row)));
     }
     let total =
         format!("resident, {} to {}", grouped(memory.start_bytes), grouped(memory.end_bytes));
     let ratio = memory
         .explained_ratio
-        .map_or(String::new(), |ratio| format!("{:.1} % of the gains explained", 100.0 * ratio));
+        .map_or(String::new(), |ratio| format!("{:.1} % of gains explained", 100.0 * ratio));
     page.line(&format!(
-        "{total:width$}  {:>16}  {:>7}  {ratio}",
+        "{total:width$}  {:>14}  {:>7}  {ratio}",
         signed(memory.growth_bytes()),
         ""
     ));
@@ -85,7 +85,7 @@ fn ledger(page: &mut Sheet, process: &str, attribution: &Attribution) {
 fn known(row: &Owner) -> &'static str {
     match row.basis {
         Basis::None if row.bytes < 0 => "older memory given back",
-        Basis::None => "anonymous memory, by nobody known",
+        Basis::None => "anonymous, by nobody known",
         basis => basis.told(),
     }
 }

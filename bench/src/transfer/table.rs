@@ -160,7 +160,7 @@ mod tests {
             "many-to-one, 1 peer, 1 flow; 1 MiB per flow after 0 ms of warm-up; 1 alternating round",
             "tcp read 64 KiB x 4 1 MiB",
             "4.00     2.00–4.00",
-            "0.15 + 0.38",
+            "0.12 + 0.38",
             "2.00 (1.00–2.00) of ucx_perftest's 2.00 GB/s; 2.00 (2.00–2.00) times ucx_perftest's 10.0 µs",
             "9 blocks verified, 0 corrupt",
             "pdlab report runs/x",

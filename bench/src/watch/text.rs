@@ -67,6 +67,8 @@ pub fn render(
             findings.suspects.iter().for_each(|known| page.item("suspect", &suspect(plan, known)));
             if findings.suspects.is_empty() {
                 page.item("next", &next(findings, traced));
+            } else if traced.is_none() {
+                page.item("next", &ask_stacks(plan.target.pid));
             }
         }
         None => {}
@@ -181,10 +183,7 @@ fn next(findings: &Findings<'_>, traced: Option<&Stacks>) -> String {
     let target = &findings.plan.target;
     let pid = target.pid;
     match traced {
-        None => format!(
-            "No known bug looks like it. Stacks say whose it is: pdlab watch --pid {pid} --trace on \
-             (pdlab doctor says what that needs)."
-        ),
+        None => format!("No known bug looks like it. {}", ask_stacks(pid)),
         Some(traced) if traced.stacks.is_empty() => format!(
             "No known bug looks like it, and nothing that was mapped meanwhile is still mapped: the \
              growth lies in memory that the process had already, malloc's mostly. A heap profiler \
@@ -203,6 +202,13 @@ fn next(findings: &Findings<'_>, traced: Option<&Stacks>) -> String {
             }
         },
     }
+}
+
+fn ask_stacks(pid: u32) -> String {
+    format!(
+        "Stacks say whose it is: pdlab watch --pid {pid} --trace on (pdlab doctor says what that \
+         needs)."
+    )
 }
 
 fn measured(findings: &Findings<'_>, report: &RunReport) -> String {

@@ -55,8 +55,8 @@ mod tests {
     #[test]
     fn no_libibverbs_is_needed_to_start() {
         let program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
-        let name = b"libibverbs.so.1\0";
-        // Our own constant has no zero behind it; an entry of NEEDED has.
+        let name = b"\0libibverbs.so.1\0";
+        // Our own constant has no zeros about it; an entry of NEEDED has.
         assert!(!program.windows(name.len()).any(|window| window == name));
     }
 }

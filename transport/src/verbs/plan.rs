@@ -67,6 +67,9 @@ impl RemoteKeys {
         if chunk_len == 0 || len == 0 || chunks(len, chunk_len) != u64::from(count) {
             return bad("for another length of memory");
         }
+        if chunk_len < len && !chunk_len.is_multiple_of(PAGE) {
+            return bad("cut where no page ends");
+        }
         if rest.len() as u64 != 4 * u64::from(count) {
             return bad("truncated");
         }
