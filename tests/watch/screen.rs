@@ -58,9 +58,11 @@ impl Terminal {
         Self { child, keyboard, pty, shown }
     }
 
+    /// Waits for words on the screen, or for a sequence that the terminal obeys.
     fn wait_for(&self, words: &str) {
         let began = Instant::now();
-        while !self.shown.lock().unwrap().contains(words) {
+        let is_there = |text: &str| text.contains(words) || words_of(text).contains(words);
+        while !is_there(&self.shown.lock().unwrap()) {
             let text = self.shown.lock().unwrap().clone();
             assert!(began.elapsed() < Duration::from_secs(60), "{words:?} does not come: {text:?}");
             std::thread::sleep(Duration::from_millis(20));
@@ -90,6 +92,16 @@ impl Terminal {
     fn result(self) -> serde_json::Value {
         serde_json::from_str(&self.ended()).unwrap()
     }
+}
+
+/// The words that were written. Blanks that are there already are not written again: the cursor goes on behind them.
+fn words_of(text: &str) -> String {
+    let mut parts = text.split("\x1b[");
+    let first = parts.next().unwrap_or_default();
+    let rest =
+        parts.map(|part| part.trim_start_matches(|c: char| !c.is_ascii_alphabetic()).get(1..));
+    let written: Vec<&str> = std::iter::once(first).chain(rest.flatten()).collect();
+    written.join(" ").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 impl Drop for Terminal {
