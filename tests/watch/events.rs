@@ -157,19 +157,23 @@ fn peak_kb(pid: u32) -> Option<u64> {
 #[test]
 fn a_hundred_thousand_mappings_are_watched_in_bounded_memory() {
     const LIMIT: &str = "/proc/sys/vm/max_map_count";
-    let before = std::fs::read_to_string(LIMIT).unwrap();
-    let allowed: u64 = before.trim().parse().unwrap();
+    /// Puts the limit back once the process that needs it has ended.
+    struct Raised(String);
+    impl Drop for Raised {
+        fn drop(&mut self) {
+            let _ = std::fs::write(LIMIT, &self.0);
+        }
+    }
+    let _turn = turn();
+    let before = std::fs::read_to_string(LIMIT).unwrap().trim().to_owned();
+    let allowed: u64 = before.parse().unwrap();
     let raised = allowed < 110_000 && is_root() && std::fs::write(LIMIT, "200000").is_ok();
+    let _raised = raised.then(|| Raised(before));
     if allowed < 110_000 && !raised {
         eprintln!("skipped: {LIMIT} is {allowed}, and cannot be raised");
         return;
     }
-    let _turn = turn();
     let target = Target::start(&mut grower("maps", "100000"));
-    if raised {
-        // What has its mappings already keeps them.
-        std::fs::write(LIMIT, before.trim()).unwrap();
-    }
     // A reading of a list that changes meanwhile may miss a part of it.
     let maps = format!("/proc/{}/maps", target.pid());
     let counted = || std::fs::read_to_string(&maps).unwrap().lines().count();
