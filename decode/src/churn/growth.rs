@@ -8,7 +8,7 @@ use pdlab_transport::{Error, Mapping};
 
 use super::{Dice, Done, Source};
 
-/// Address space that [`Plant`] takes at a time; not 64 MiB, by which malloc arenas are known.
+/// Address space that [`Plant`] takes at a time, at most; not 64 MiB, by which malloc arenas are known.
 const PLOT_BYTES: usize = 32 << 20;
 
 /// Reads this program's own file, page by page and then again: a file that is there, is large, and
@@ -83,11 +83,13 @@ impl Source for Pool {
     }
 }
 
-/// Touches the next bytes and never gives them back. Their mappings are large, so that the kernel
-/// does not count them one by one and few bytes per operation are what they say.
+/// Touches the next bytes and never gives them back. A mapping is for a few operations: so few bytes
+/// per operation are what they say, and yet what is planted in a run was mapped in it, too.
 #[derive(Debug)]
 pub(super) struct Plant {
     bytes: usize,
+    /// Address space to take next.
+    plot_bytes: usize,
     plots: Vec<Mapping>,
     /// Bytes taken of the last one.
     taken: usize,
@@ -95,7 +97,8 @@ pub(super) struct Plant {
 
 impl Plant {
     pub(super) fn new(bytes: usize) -> Self {
-        Self { bytes, plots: Vec::new(), taken: 0 }
+        let plot_bytes = bytes.next_multiple_of(page_size()).saturating_mul(4).min(PLOT_BYTES);
+        Self { bytes, plot_bytes, plots: Vec::new(), taken: 0 }
     }
 }
 
@@ -105,7 +108,7 @@ impl Source for Plant {
         while due > 0 {
             let room = self.plots.last().map_or(0, |plot| plot.len() - self.taken);
             if room == 0 {
-                let mut plot = Mapping::anonymous(PLOT_BYTES)?;
+                let mut plot = Mapping::anonymous(self.plot_bytes)?;
                 plot.refuse_huge_pages();
                 self.plots.push(plot);
                 self.taken = 0;
