@@ -43,6 +43,7 @@ test:
 # On PDLAB_RDMA_DEVICE if it is set, else in a machine of its own that has two. Not a part of
 # `make test` yet: without KVM the whole of it takes longer than everything else together.
 test-rdma:
+	scripts/deps rdma
 	scripts/rdma-tests
 
 bench: build
