@@ -16,7 +16,7 @@
 //! - `metadata`: the bytes that one agent hands to another, and a decoder that trusts none of them.
 //! - `backend`: what a backend must guarantee. `tcp` needs nothing but sockets; `ucx` (cargo feature
 //!   `ucx`) opens libucp at run time; `verbs` (cargo feature `verbs`) opens libibverbs at run time.
-//! - `queue`, `flow`: what the progress threads of `ucx` and `verbs` share.
+//! - `queue`, `flow`, `unwinding`: what the progress threads of `ucx` and `verbs` share.
 //! - [`builds`]: which UCX to open: versions to fetch, the system's, or a path.
 //! - `counters`, `notifications`: what the [`Snapshot`] shows, and the bounded inbox.
 //! - `faults`: releases that are left out on purpose, off unless asked for.
@@ -96,6 +96,8 @@ mod region;
 mod tcp;
 #[cfg(feature = "ucx")]
 mod ucx;
+#[cfg(any(feature = "ucx", feature = "verbs"))]
+mod unwinding;
 #[cfg(feature = "verbs")]
 mod verbs;
 

@@ -74,14 +74,31 @@ impl<'a> Holdings<'a> {
         (readings.len() >= 2).then_some(Self { process, unit, readings, owners })
     }
 
+    /// The section of a page; `explained` is the share of the gains that has named owners.
+    pub(super) fn section(&self, explained: Option<f64>) -> Markup {
+        html! {
+            section {
+                h2 { "Who holds it" }
+                (self.figure())
+                (self.table())
+                @if let Some(ratio) = explained {
+                    p class="note" {
+                        (format!("{:.1} %", 100.0 * ratio)) " of what was gained has an owner with \
+                         a name."
+                    }
+                }
+            }
+        }
+    }
+
     /// The figure.
-    pub(super) fn figure(&self) -> Markup {
+    fn figure(&self) -> Markup {
         let title = format!("Memory of {} by kind", self.process);
         figure("owners", &title, &self.spoken(), &self.caption(), |frame| self.draw(frame))
     }
 
     /// What each owner gained.
-    pub(super) fn table(&self) -> Markup {
+    fn table(&self) -> Markup {
         let row = |owner: &Owner| {
             let share = format!("{:.1} %", 100.0 * owner.share);
             let bar = format!("width:{:.1}%", 100.0 * owner.share.clamp(0.0, 1.0));

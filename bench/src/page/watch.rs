@@ -143,17 +143,7 @@ fn holders(run: &WatchRun) -> Markup {
         .and_then(|growth| Holdings::of(&run.samples, &growth.process, run.plan.unit, owners));
     html! {
         @if let Some(holdings) = holdings {
-            section {
-                h2 { "Who holds it" }
-                (holdings.figure())
-                (holdings.table())
-                @if let Some(ratio) = run.report.as_ref().and_then(|r| r.result.explained_ratio) {
-                    p class="note" {
-                        (format!("{:.1} %", 100.0 * ratio)) " of what was gained has an owner with \
-                         a name."
-                    }
-                }
-            }
+            (holdings.section(run.report.as_ref().and_then(|report| report.result.explained_ratio)))
         }
     }
 }

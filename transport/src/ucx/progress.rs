@@ -25,6 +25,7 @@ use crate::error::Error;
 use crate::metadata::Metadata;
 use crate::queue::Queue;
 use crate::region::RegionCore;
+use crate::unwinding::AbortOnDrop;
 
 /// Calls of `ucp_worker_progress` in a row before commands are looked at again: under load there
 /// is always something to progress.
@@ -119,14 +120,6 @@ pub(super) fn run(
     }
     queue.close().into_iter().for_each(Command::refuse);
     std::mem::forget(abort_on_panic);
-}
-
-struct AbortOnDrop;
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        std::process::abort();
-    }
 }
 
 struct Progress<'a> {

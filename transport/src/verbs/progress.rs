@@ -20,6 +20,7 @@ use super::queues::LinkId;
 use super::status::{Event, of_event};
 use crate::backend::Transfer;
 use crate::rdma::Completion;
+use crate::unwinding::AbortOnDrop;
 
 /// Rounds after which the device's events are looked at even though there is no pause.
 const ROUNDS_PER_LOOK: u32 = 1024;
@@ -86,14 +87,6 @@ pub(super) fn run(context: &Arc<Context>) {
     drop(progress);
     context.queue.close().into_iter().for_each(Command::refuse);
     std::mem::forget(abort_on_panic);
-}
-
-struct AbortOnDrop;
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        std::process::abort();
-    }
 }
 
 struct Progress<'a> {
