@@ -125,8 +125,9 @@ impl Watched {
         if memory.vm_bytes == 0 { Err(SampleError::Gone { pid: self.pid }) } else { Ok(memory) }
     }
 
-    /// What identifies the program that the process runs now; `None` once it has ended. Another value means that it has
-    /// executed another program, and that all its memory is new.
+    /// What identifies the program that the process runs now. Another value means that it has executed another program,
+    /// and that all its memory is new. `None` once it has ended, and for the moment in which it changes programs: the new
+    /// memory is there before the kernel has noted where the program lies.
     pub fn image(&self) -> Option<Image> {
         let stat = self.process.stat().ok().filter(|stat| stat.startstack != 0)?;
         Some(Image { code: stat.startcode, stack: stat.startstack })

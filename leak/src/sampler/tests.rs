@@ -25,6 +25,19 @@ fn idle() -> Reaped {
     child
 }
 
+/// What `seen` gives once it gives something: within ten seconds, or the test fails.
+fn wait_for<T>(seen: impl Fn() -> Option<T>) -> T {
+    (0..1000)
+        .find_map(|_| {
+            let value = seen();
+            if value.is_none() {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            value
+        })
+        .expect("within ten seconds")
+}
+
 /// Held by tests that change this process's own memory by much.
 static OWN_MEMORY: Mutex<()> = Mutex::new(());
 
@@ -67,15 +80,12 @@ fn another_program_in_the_same_process_is_another_image() {
             .unwrap(),
     );
     let watched = Watched::open(child.0.id()).unwrap();
-    // From here on it is the shell and no copy of this test: it has been spawned, that is, executed.
-    let shell = watched.image().unwrap();
+    // From here on it is the shell and no copy of this test; but `spawn` returns as soon as the old memory is left, which
+    // may be before the kernel has noted where the new program lies.
+    let shell = wait_for(|| watched.image());
     assert_eq!(watched.image(), Some(shell), "nothing has changed");
     child.0.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
-    let changed = (0..1000).any(|_| {
-        std::thread::sleep(std::time::Duration::from_millis(10));
-        watched.image().is_some_and(|image| image != shell)
-    });
-    assert!(changed, "cat has an image of its own");
+    wait_for(|| watched.image().filter(|image| *image != shell));
     child.0.kill().unwrap();
     child.0.wait().unwrap();
     assert_eq!(watched.image(), None);
