@@ -25,6 +25,8 @@ pub mod descriptors;
 pub mod estimate;
 pub mod evidence;
 pub mod explain;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod gauge;
 pub mod layout;
 pub mod ledger;

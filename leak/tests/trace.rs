@@ -225,6 +225,27 @@ fn a_churn_is_sampled_and_the_leak_beside_it_is_found_whole() {
 }
 
 #[test]
+fn what_leaks_beside_a_churn_of_mremap_is_followed_one_by_one() {
+    let _alone = alone();
+    let mut victim = Victim::start();
+    let Some(tracer) = trace(&victim, &perf()) else { return };
+    let deadline = Instant::now() + DEADLINE;
+    // Not a mapping is sampled: no other call is frequent.
+    let thinned =
+        |traced: &Traced| traced.remarks.iter().any(|remark| remark.contains("Too many calls"));
+    while !thinned(&tracer.live()) {
+        assert!(Instant::now() < deadline, "{:#?}", tracer.live());
+        victim.does("resize 20000");
+    }
+    let before = tracer.live();
+    victim.does("resize 60000");
+    let after = tracer.stop();
+    let gained = live(&after, "slow_leak") - live(&before, "slow_leak");
+    assert_eq!(gained, 60 * 5 * PAGE, "{after:#?}");
+    assert!(!after.remarks.iter().any(|remark| remark.contains("could not")), "{after:#?}");
+}
+
+#[test]
 fn page_faults_are_followed_by_who_touches_memory() {
     let _alone = alone();
     let mut victim = Victim::start();

@@ -85,6 +85,8 @@ mod faults;
 pub mod file_view;
 #[cfg(any(feature = "ucx", feature = "verbs"))]
 mod flow;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod mapping;
 mod metadata;
 mod notifications;

@@ -234,6 +234,19 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// Decodes `data` as it is, and with the checksum that it should have: a fuzzer does not guess one.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(data: &[u8]) {
+    let mut summed = data.to_vec();
+    summed.put_u64_le(fnv1a(data));
+    for bytes in [data, &summed] {
+        if let Ok(metadata) = Metadata::decode(bytes) {
+            let again = metadata.encode().expect("what was decoded is within the limits");
+            assert_eq!(Metadata::decode(&again).expect("what was encoded decodes"), metadata);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

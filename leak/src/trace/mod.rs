@@ -46,3 +46,11 @@ pub use traced::{
     CallKind, Confidence, Counts, Frame, MAX_SPANS, ModuleState, Traced, TracedStack,
 };
 pub use tracer::Tracer;
+
+/// Puts `data` to the decoders of perf's records, of strace's output and of `/proc/PID/maps`.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(data: &[u8]) {
+    perf::fuzz(data);
+    strace::fuzz(data);
+    let _ = maps::Maps::read(data);
+}

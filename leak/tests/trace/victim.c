@@ -37,6 +37,11 @@ NAMED void child_leak(void) { map(100, 0, 0); KEEP; }
 NAMED void exec_leak(void) { map(11, 0, 0); KEEP; }
 NAMED void slow_leak(void) { map(5, 0, 0); KEEP; }
 NAMED void churn(void) { munmap(map(16, 0, 0), 16 * PAGE); KEEP; }
+NAMED char *resized(void) { char *p = map(16, 0, 0); KEEP; return p; }
+NAMED void resize(char *p) {
+    mremap(mremap(p, 16 * PAGE, PAGE, 0), PAGE, 16 * PAGE, 0);
+    KEEP;
+}
 NAMED void toucher(char *p, long pages) { for (long i = 0; i < pages; i++) p[i * PAGE] = 1; KEEP; }
 NAMED char *many_mappings(long n) {
     char *base = mmap(0, 2 * n * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -99,6 +104,15 @@ int main(int argc, char **argv) {
             long n = atol(line + 6);
             for (long i = 1; i <= n; i++) {
                 churn();
+                if (i % 1000 == 0) slow_leak();
+            }
+        }
+        else if (!strncmp(line, "resize ", 7)) {
+            static char *base;
+            if (!base) base = resized();
+            long n = atol(line + 7);
+            for (long i = 1; i <= n; i++) {
+                resize(base);
                 if (i % 1000 == 0) slow_leak();
             }
         }

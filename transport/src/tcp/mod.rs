@@ -162,3 +162,17 @@ pub(crate) fn tune(stream: &TcpStream) {
         .with_retries(3);
     let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
 }
+
+/// Puts `data` to the decoders of frames.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(data: &[u8]) {
+    if let Some((header, body)) = data.split_first_chunk() {
+        if let Ok(header) = wire::Header::decode(header) {
+            assert_eq!(wire::Header::decode(&header.encode()), Ok(header));
+            let _ = header.body_len(body.len());
+        }
+    }
+    let _ = wire::decode_hello(data);
+    let _ = wire::decode_read(data);
+    data.first_chunk().map(wire::decode_failure);
+}

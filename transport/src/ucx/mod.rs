@@ -214,3 +214,11 @@ impl Drop for UcxBackend {
         let _ = self.queue.push(Command::Close);
     }
 }
+
+/// Puts `data` to the decoders of messages and of what metadata carries.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(data: &[u8]) {
+    let _ = wire::Greeting::decode(data);
+    let _ = wire::sender(data);
+    let _ = wire::unframe_address(data);
+}

@@ -285,3 +285,11 @@ impl Drop for VerbsBackend {
         let _ = self.context.queue.push(Command::Close);
     }
 }
+
+/// Puts `data` to the decoders of the exchange and of what metadata carries.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(data: &[u8]) {
+    let _ = record::Frame::decode(data);
+    let _ = record::decode_address(data);
+    let _ = plan::RemoteKeys::decode(data, 1 << 30);
+}

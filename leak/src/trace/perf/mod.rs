@@ -12,3 +12,9 @@ mod sys;
 mod thin;
 
 pub(super) use follow::Follower;
+
+/// Decodes `data` as records of a buffer.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(data: &[u8]) {
+    record::decode(data, |_| {});
+}

@@ -20,35 +20,44 @@ pub(super) struct Thinning {
     pub(super) rest_one_in: u32,
 }
 
-/// Calls seen by length, over some time.
+/// Calls seen over some time: mappings by length, and others that are written down with their stack.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Census {
     calls: HashMap<u64, u64>,
-    total: u64,
+    mappings: u64,
+    others: u64,
 }
 
 impl Census {
-    /// A call for `len_bytes` was seen that stands for `weight` of its kind.
+    /// A mapping of `len_bytes` was seen that stands for `weight` of its kind.
     pub(super) fn add(&mut self, len_bytes: u64, weight: u32) {
         // More lengths than this are no candidates for a filter.
         if self.calls.len() < 65_536 || self.calls.contains_key(&len_bytes) {
             *self.calls.entry(len_bytes).or_default() += u64::from(weight);
         }
-        self.total += u64::from(weight);
+        self.mappings += u64::from(weight);
+    }
+
+    /// An mremap or a brk was seen.
+    pub(super) fn add_other(&mut self) {
+        self.others += 1;
     }
 
     /// Calls seen, of which the kernel could write down only some.
     pub(super) fn total(&self) -> u64 {
-        self.total
+        self.mappings + self.others
     }
 
-    /// So many calls were not written down: their lengths are taken to be like those of the others.
+    /// So many calls were not written down: they are taken to be like those that were.
     pub(super) fn miss(&mut self, calls: u64) {
-        let known = self.total.max(1);
+        let known = self.total().max(1) as f64;
+        let missed = |count: u64| (count as f64 * calls as f64 / known) as u64;
         for count in self.calls.values_mut() {
-            *count += (*count as f64 * calls as f64 / known as f64) as u64;
+            *count += missed(*count);
         }
-        self.total += calls;
+        let mappings = missed(self.mappings);
+        self.mappings += mappings;
+        self.others += calls - mappings;
     }
 
     /// What to sample so that stacks of at most `max_per_s` calls are taken per second; `None` if nothing needs to be.
@@ -56,13 +65,13 @@ impl Census {
     pub(super) fn thinning(&self, seconds: f64, max_per_s: u32) -> Option<Thinning> {
         let max = f64::from(max_per_s.max(4));
         let per_s = |calls: u64| calls as f64 / seconds.max(1e-3);
-        if per_s(self.total) <= max {
+        if per_s(self.total()) <= max {
             return None;
         }
         let mut by_calls: Vec<(u64, u64)> = self.calls.iter().map(|(&len, &n)| (len, n)).collect();
         by_calls.sort_by_key(|&(len, calls)| (std::cmp::Reverse(calls), len));
         let mut lengths = Vec::new();
-        let mut rest = self.total;
+        let mut rest = self.mappings;
         for (len_bytes, calls) in by_calls.into_iter().take(MAX_LENGTHS) {
             // A fifth of the budget leaves the others room to grow.
             if per_s(rest) <= max / 5.0 {
@@ -74,7 +83,7 @@ impl Census {
         // A tenth of the budget for what comes and goes, half of it for the rest.
         let one_in = |calls: u64, share: f64| (per_s(calls) / (max * share)).ceil().max(1.0) as u32;
         Some(Thinning {
-            one_in: one_in(self.total - rest, 0.1),
+            one_in: one_in(self.mappings - rest, 0.1),
             rest_one_in: one_in(rest, 0.5),
             lengths,
         })
@@ -82,20 +91,21 @@ impl Census {
 }
 
 impl Thinning {
-    /// A filter for calls that are followed one by one; `field` is the length.
-    pub(super) fn others(&self, field: &str) -> String {
+    /// A filter for mappings that are followed one by one; `field` is the length. `None` if that is all of them.
+    pub(super) fn others(&self, field: &str) -> Option<String> {
         self.filter(field, "!=", "&&")
     }
 
-    /// A filter for calls that are sampled.
-    pub(super) fn sampled(&self, field: &str) -> String {
+    /// A filter for mappings that are sampled. `None` if there are none of them.
+    pub(super) fn sampled(&self, field: &str) -> Option<String> {
         self.filter(field, "==", "||")
     }
 
-    fn filter(&self, field: &str, operator: &str, link: &str) -> String {
+    /// The kernel refuses a filter without a term.
+    fn filter(&self, field: &str, operator: &str, link: &str) -> Option<String> {
         let terms: Vec<String> =
             self.lengths.iter().map(|len| format!("{field} {operator} {len}")).collect();
-        terms.join(&format!(" {link} "))
+        (!terms.is_empty()).then(|| terms.join(&format!(" {link} ")))
     }
 
     /// How many calls one for `len_bytes` stands for.
@@ -106,15 +116,20 @@ impl Thinning {
     /// What a reader must know: a sentence.
     pub(super) fn remark(&self) -> String {
         let lengths: Vec<String> = self.lengths.iter().map(|len| format!("{len} B")).collect();
+        let (sampled, others) = match lengths.as_slice() {
+            [] => (String::new(), "mappings"),
+            _ => {
+                let lengths = lengths.join(", ");
+                (format!("of mappings of {lengths} 1 in {} was followed, ", self.one_in), "others")
+            }
+        };
         let rest = match self.rest_one_in {
-            1 => "all others were followed one by one".to_owned(),
-            n => format!("of all others 1 in {n} was followed"),
+            1 => format!("all {others} were followed one by one"),
+            n => format!("of all {others} 1 in {n} was followed"),
         };
         format!(
-            "Too many calls to follow each: of mappings of {} 1 in {} was followed, {rest}. What is gone is told from \
-             /proc/PID/maps; numbers of munmap, mremap and brk calls are estimates.",
-            lengths.join(", "),
-            self.one_in
+            "Too many calls to follow each: {sampled}{rest}. What is gone is told from /proc/PID/maps; numbers of munmap, \
+             mremap and brk calls are estimates."
         )
     }
 }
@@ -133,7 +148,7 @@ mod tests {
         let thinning = census.thinning(0.1, 2_000).unwrap();
         assert_eq!(thinning.lengths, [65_536]);
         assert_eq!((thinning.one_in, thinning.rest_one_in), (375, 1));
-        assert_eq!(thinning.others("length"), "length != 65536");
+        assert_eq!(thinning.others("length").as_deref(), Some("length != 65536"));
         assert_eq!((thinning.weight(65_536), thinning.weight(151_552)), (375, 1));
         assert!(thinning.remark().contains("65536 B 1 in 375"), "{}", thinning.remark());
     }
@@ -155,6 +170,19 @@ mod tests {
         assert_eq!(census.total(), 1_000);
         let thinning = census.thinning(0.1, 2_000).unwrap();
         assert_eq!((thinning.lengths, thinning.rest_one_in), (vec![65_536, 4_096], 1));
+    }
+
+    #[test]
+    fn where_nothing_but_mremap_is_frequent_every_mapping_is_followed() {
+        let mut census = Census::default();
+        (0..60).for_each(|_| census.add_other());
+        census.add(151_552, 1);
+        census.miss(2_000);
+        let thinning = census.thinning(0.1, 2_000).unwrap();
+        assert_eq!((thinning.one_in, thinning.rest_one_in), (1, 1), "{thinning:?}");
+        assert_eq!(thinning.lengths, Vec::<u64>::new());
+        assert_eq!((thinning.others("length"), thinning.sampled("length")), (None, None));
+        assert!(thinning.remark().contains("each: all mappings were"), "{}", thinning.remark());
     }
 
     proptest! {

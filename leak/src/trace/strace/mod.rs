@@ -6,3 +6,12 @@ mod follow;
 mod text;
 
 pub(super) use follow::Follower;
+
+/// Parses `data` as lines of output.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(data: &[u8]) {
+    let mut parser = text::Parser::new([1]);
+    for line in String::from_utf8_lossy(data).lines() {
+        parser.line(line, &mut |_| {});
+    }
+}

@@ -30,6 +30,8 @@ pub(super) struct Watch {
     gauged_at: Duration,
     /// Calls seen while gauging: mappings, munmaps, mremaps, brks.
     seen: [u64; 4],
+    /// Of these, mremaps and brks per second when they were last counted.
+    others_per_s: f64,
     quiet_since: Duration,
     last_total: u64,
 }
@@ -39,10 +41,6 @@ struct Gauge {
     session: Session,
     placed_before: u64,
 }
-
-/// Where the events on mappings are in the list of a thinned watch: those that are followed one by one, and those that
-/// are sampled. Together they are all, and each counts what its filter lets pass, written down or not.
-const PLACED: [usize; 2] = [1, 2];
 
 impl Watch {
     pub(super) fn none() -> Watch {
@@ -60,6 +58,7 @@ impl Watch {
             gauge: None,
             gauged_at: Duration::ZERO,
             seen: [0; 4],
+            others_per_s: 0.0,
             quiet_since: Duration::ZERO,
             last_total: 0,
         }
@@ -70,6 +69,7 @@ impl Watch {
         use super::super::super::book::Call;
         match said {
             Said::Enter(Call::Mmap { len_bytes }) => self.census.add(len_bytes, 1),
+            Said::Enter(Call::Mremap(_) | Call::Brk) => self.census.add_other(),
             Said::Placed { len_bytes, .. } => {
                 let weight = self.thinning.as_ref().map_or(1, |thin| thin.weight(len_bytes));
                 self.census.add(len_bytes, weight);
@@ -84,7 +84,7 @@ impl Watch {
         1
     }
 
-    /// Records found no room. Of three or four, one is of an mmap call.
+    /// Records found no room. Of two to four, one is of a call that comes with its stack.
     pub(super) fn missed(&mut self, records: u64) {
         if self.thinning.is_none() {
             self.census.miss(records / 3);
@@ -92,16 +92,24 @@ impl Watch {
         }
     }
 
+    /// Mappings since a thinned watch began. First in its list is a dummy, then come those that are followed one by one,
+    /// then those that are sampled, if there are any. Together they are all, and each counts what its filter lets pass,
+    /// written down or not.
     fn mappings(&self) -> u64 {
-        let session = self.session.as_ref();
-        session.map_or(0, |session| PLACED.iter().map(|&event| session.count(event)).sum())
+        let (Some(session), Some(thinning)) = (&self.session, &self.thinning) else { return 0 };
+        let events = if thinning.lengths.is_empty() { 1..=1 } else { 1..=2 };
+        events.map(|event| session.count(event)).sum()
     }
 }
 
 impl Follower {
     /// Counts the calls of the process for a moment, and then follows it in the way that their number allows.
     pub(super) fn begin(&mut self) -> Result<(), TraceError> {
-        let census = [Wanted::every(self.points.enter_mmap.id, "syscalls:sys_enter_mmap")];
+        let census = [
+            Wanted::every(self.points.enter_mmap.id, "syscalls:sys_enter_mmap"),
+            Wanted::every(self.points.enter_mremap.id, "syscalls:sys_enter_mremap"),
+            Wanted::every(self.points.enter_brk.id, "syscalls:sys_enter_brk"),
+        ];
         let session = Session::open(self.pid, &census, &self.buffers)?;
         let began = now();
         while now() < began + CENSUS {
@@ -118,7 +126,7 @@ impl Follower {
         }
         let seconds = (now() - began).as_secs_f64();
         self.watch.thinning = self.watch.census.thinning(seconds, self.options.max_samples_per_s);
-        self.reopen()?;
+        self.reopen(Counts::default())?;
         drop(session);
         // Of the census nothing is to be taken for a call.
         let mut bytes = Vec::new();
@@ -130,9 +138,8 @@ impl Follower {
         Ok(())
     }
 
-    /// Opens the events of what is to be watched now, and only then closes those of before.
-    fn reopen(&mut self) -> Result<(), TraceError> {
-        let before = self.counts();
+    /// Opens the events of what is to be watched now, and only then closes those of before, which have seen `before`.
+    fn reopen(&mut self, before: Counts) -> Result<(), TraceError> {
         if self.watch.thinning.is_some()
             && (self.points.placed.is_none() || !self.may_see_placing())
         {
@@ -150,6 +157,7 @@ impl Follower {
         self.watch.book_before = self.book.counts();
         self.watch.gauge = None;
         self.watch.last_total = 0;
+        self.watch.others_per_s = 0.0;
         self.watch.quiet_since = now();
         self.restart_census();
         if let Some(thinning) = &self.watch.thinning {
@@ -183,11 +191,13 @@ impl Follower {
             (Some(thin), Some(placed)) => {
                 let placed = |one_in: u32, filter| Wanted {
                     period: one_in.into(),
-                    filter: Some(filter),
+                    filter,
                     ..with_stack(placed.id, "mmap:vm_unmapped_area")
                 };
                 wanted.push(placed(thin.rest_one_in, thin.others("length")));
-                wanted.push(placed(thin.one_in, thin.sampled("length")));
+                if let Some(sampled) = thin.sampled("length") {
+                    wanted.push(placed(thin.one_in, Some(sampled)));
+                }
             }
             _ => wanted.extend([
                 with_stack(points.enter_mmap.id, "syscalls:sys_enter_mmap"),
@@ -250,7 +260,7 @@ impl Follower {
         let total = self.watch.mappings();
         let per_s = (total - self.watch.last_total.min(total)) as f64 / elapsed.as_secs_f64();
         self.watch.last_total = total;
-        if per_s > f64::from(self.options.max_samples_per_s) / 4.0 {
+        if per_s + self.watch.others_per_s > f64::from(self.options.max_samples_per_s) / 4.0 {
             self.watch.quiet_since = at;
         } else if at.saturating_sub(self.watch.quiet_since) > QUIET {
             self.change(None);
@@ -285,6 +295,7 @@ impl Follower {
                 self.watch.gauged_at = now();
             }
             Some(gauge) if at.saturating_sub(self.watch.gauged_at) >= GAUGE_FOR => {
+                let counted_for = at.saturating_sub(self.watch.gauged_at).as_secs_f64();
                 let placed = self.watch.mappings().saturating_sub(gauge.placed_before);
                 let counts = [
                     placed,
@@ -292,6 +303,7 @@ impl Follower {
                     gauge.session.count(1),
                     gauge.session.count(2),
                 ];
+                self.watch.others_per_s = (counts[2] + counts[3]) as f64 / counted_for;
                 for (seen, count) in self.watch.seen.iter_mut().zip(counts) {
                     *seen += count;
                 }
@@ -303,6 +315,7 @@ impl Follower {
     }
 
     fn change(&mut self, thinning: Option<Thinning>) {
+        let counts = self.counts();
         let before = std::mem::replace(&mut self.watch.thinning, thinning);
         if before.is_some() {
             // Calls that unmapped something were not followed up to now.
@@ -319,7 +332,7 @@ impl Follower {
             // /proc/PID/maps.
             session.pause();
         }
-        if let Err(error) = self.reopen() {
+        if let Err(error) = self.reopen(counts) {
             // The process has ended, or there are no files left; what is open goes on.
             self.watch.thinning = before;
             if let (true, Some(session)) = (pause, &self.watch.session) {
