@@ -9,6 +9,11 @@ DEMO_UCX := 1.19.0
 TEST_UCX := 1.16.0 1.19.0 1.20.1 1.22.0
 PDLAB    := target/release/pdlab
 
+# What is built once needs no notes for the next time.
+ifdef CI
+export CARGO_INCREMENTAL := 0
+endif
+
 .PHONY: demo build test test-rdma check bench clean
 
 demo: build

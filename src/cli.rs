@@ -49,6 +49,8 @@ enum Command {
 enum BenchCommand {
     /// Load any OpenAI-compatible server, with the options of `vllm bench serve`
     Serve(Box<pdlab_bench::serve::Options>),
+    /// Say what a model and its prompts mean in KV blocks and bytes, before anything runs
+    Plan(Box<pdlab_bench::workload::Options>),
     /// Move blocks between processes or hosts, beside what the machine can do
     Transfer(Box<pdlab_bench::transfer::Options>),
 }
@@ -65,6 +67,7 @@ impl Cli {
             Command::Gate(args) => zoo::gate(&args),
             Command::Up(args) => measure::up(&args),
             Command::Bench(BenchCommand::Serve(args)) => measure::serve(&args),
+            Command::Bench(BenchCommand::Plan(args)) => measure::plan(&args),
             Command::Bench(BenchCommand::Transfer(args)) => transfer::transfer(&args),
             Command::Router(args) => roles::router(&args),
             Command::Prefill(args) => roles::prefill(&args),

@@ -5,7 +5,7 @@
 //! - `transport_args`, `rdma_args`, `engine_args`: flags that prefill and decode share.
 //! - `roles`: `pdlab prefill`, `decode`, `router`.
 //! - `ucx`, `doctor`: what is installed and what can run here.
-//! - `measure`: `pdlab repro`, `up` and `bench serve`. `transfer`: `pdlab bench transfer`.
+//! - `measure`: `pdlab repro`, `up`, `bench serve` and `bench plan`. `transfer`: `pdlab bench transfer`.
 //!   `matrix`: `pdlab matrix`. `report`: `pdlab report`. `watch`: `pdlab watch`.
 
 mod cli;

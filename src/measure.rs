@@ -10,7 +10,7 @@ use pdlab_bench::cluster::{ClusterError, Patience};
 use pdlab_bench::repro::tracing::Tracing;
 use pdlab_bench::repro::{self, Exit, Host, Progress, ReproArgs, ReproError, Trace};
 use pdlab_bench::run_dir::RunDir;
-use pdlab_bench::serve;
+use pdlab_bench::{serve, workload};
 use pdlab_engine::Model;
 use pdlab_leak::scenario::Transport;
 use pdlab_leak::trace::{probe, tier};
@@ -107,6 +107,16 @@ pub(crate) fn serve(options: &serve::Options) -> Result<(), Failure> {
 }
 
 /// `pdlab bench serve --sweep`.
+/// `pdlab bench plan`.
+pub(crate) fn plan(options: &workload::Options) -> Result<(), Failure> {
+    let shape = options.shape().map_err(serve_failure)?;
+    if options.json {
+        return say_json(&shape);
+    }
+    say(&workload::table(&shape));
+    Ok(())
+}
+
 fn sweep(
     options: &serve::Options,
     config: &serve::Config,

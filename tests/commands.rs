@@ -68,6 +68,25 @@ fn transfers_that_make_no_sense_move_nothing() {
 }
 
 #[test]
+fn a_plan_is_made_without_a_server_or_refused() {
+    let plan = |args: &[&str], words: &[&str]| {
+        fails(&[&["bench", "plan"], args].concat(), 2, words);
+    };
+    plan(&["--kv-model", "gpt-5"], &["--kv-model", "gpt-5", "llama-3.1-8b"]);
+    plan(&["--kv-scale", "0"], &["kv_scale"]);
+    plan(&["--block-size", "0"], &["block_size"]);
+    plan(&["--link-gbps", "-1"], &["--link-gbps", "above 0"]);
+    plan(&["--dataset-name", "timed_trace"], &["--dataset-path"]);
+    let args =
+        ["--num-prompts", "10", "--random-input-len", "100", "--request-rate", "2", "--json"];
+    let output = pdlab(&[&["bench", "plan"][..], &args].concat());
+    let shape: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    // 100 tokens are seven blocks of 16, each of 2 MiB with Llama 3.1 8B.
+    assert_eq!(shape["total_bytes"], 10 * 7 * (2 << 20));
+    assert_eq!(shape["bytes_per_s"], f64::from(2 * 7 * (2 << 20)));
+}
+
+#[test]
 fn a_matrix_that_makes_no_sense_runs_nothing() {
     fails(&["matrix", "no-such"], 2, &["no-such", "ucx-rcache-invq"]);
     fails(&["matrix", "--ucx", "1.19.0,9.9.9"], 2, &["9.9.9", "1.19.0"]);

@@ -10,4 +10,5 @@ pub mod run_dir;
 pub mod serve;
 pub mod transfer;
 pub mod watch;
+pub mod workload;
 pub mod zoo;

@@ -67,7 +67,7 @@ pub use content::{ChainHash, Corrupt};
 pub use cost::{CostModel, CostTable, Hardware};
 pub use engine::Engine;
 pub use event::{AbortOutcome, Event, ExpectedBlock, Finished};
-pub use geometry::KvGeometry;
+pub use geometry::{DEFAULT_BLOCK_SIZE_TOKENS, KvGeometry};
 pub use lease::LeaseTable;
 pub use model::{Dtype, KvShape, Model, UnknownModel};
 pub use request::{FinishReason, KvMode, NewRequest, RequestId, RequestState};

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::Document;
 use super::bench::BenchRun;
+use super::bench::sweep::SweepRun;
 use super::compare::Comparison;
 use super::error::PageError;
 use super::matrix::Matrix;
@@ -43,6 +44,9 @@ pub fn load(dir: &Path) -> Result<Document, PageError> {
     let files = read(dir)?;
     if let Some(json) = files.result.as_deref().filter(|json| BenchRun::is_one(json)) {
         return Ok(Document::Bench(Box::new(BenchRun::parse(&name(dir), json)?)));
+    }
+    if let Some(json) = files.result.as_deref().filter(|json| SweepRun::is_one(json)) {
+        return Ok(Document::Sweep(Box::new(SweepRun::parse(&name(dir), json)?)));
     }
     if let Some(plan) = text(&dir.join("watch.toml"))? {
         return Ok(Document::Watch(Box::new(WatchRun::parse(&files, &plan)?)));

@@ -49,6 +49,7 @@ pub use html::is_page;
 pub use markdown::markdown;
 
 use bench::BenchRun;
+use bench::sweep::SweepRun;
 use compare::Comparison;
 use matrix::Matrix;
 use run::Run;
@@ -79,6 +80,8 @@ pub enum Document {
     Transfer(Box<Transfer>),
     /// A benchmark of a server.
     Bench(Box<BenchRun>),
+    /// A benchmark of a server at many rates.
+    Sweep(Box<SweepRun>),
 }
 
 /// One page of several runs, side by side. Only benchmarks can be compared so.
@@ -111,6 +114,7 @@ impl Document {
             Self::Comparison(comparison) => comparison.render(),
             Self::Transfer(transfer) => transfer::render(transfer),
             Self::Bench(run) => bench::render(std::slice::from_ref(run)),
+            Self::Sweep(sweep) => bench::sweep::render(sweep),
         }
     }
 
@@ -123,7 +127,7 @@ impl Document {
             Self::Zoo(zoo) => &zoo.notes,
             Self::Comparison(comparison) => comparison.notes(),
             Self::Transfer(transfer) => &transfer.notes,
-            Self::Bench(_) => &[],
+            Self::Bench(_) | Self::Sweep(_) => &[],
         }
     }
 }

@@ -1,12 +1,13 @@
 //! The progress thread: owns context, worker, registrations and links, and is the only one that
 //! calls into UCX.
 //!
-//! It progresses until there is nothing to do, arms the worker's event descriptor, and sleeps on
+//! It progresses until there is nothing to do, looks again for a moment, arms the worker's event descriptor, and sleeps on
 //! that and on its queue of commands. Deadlines are kept elsewhere and come as aborts.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -30,6 +31,9 @@ use crate::unwinding::AbortOnDrop;
 /// Calls of `ucp_worker_progress` in a row before commands are looked at again: under load there
 /// is always something to progress.
 const PROGRESS_BURST: u32 = 64;
+/// How long the thread looks for more to do before it sleeps. A transfer comes back within some tens of microseconds, and
+/// to be woken costs about as much, on both sides. It gives way to whoever wants the processor meanwhile.
+const LINGER: Duration = Duration::from_micros(50);
 /// How long a closing agent waits for peers to confirm notifications. One round trip is enough
 /// unless the peer is stopped or lost.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -165,6 +169,7 @@ impl<'a> Progress<'a> {
     }
 
     fn run(mut self) {
+        let mut idle_since = None;
         while !self.is_over() {
             let mut busy = self.obey();
             for _ in 0..PROGRESS_BURST {
@@ -175,8 +180,13 @@ impl<'a> Progress<'a> {
                 }
                 busy = true;
             }
-            if !busy && !self.is_over() {
+            if busy || self.is_over() {
+                idle_since = None;
+            } else if idle_since.get_or_insert_with(Instant::now).elapsed() < LINGER {
+                thread::yield_now();
+            } else {
                 self.sleep();
+                idle_since = None;
             }
         }
         for request in self.kept_requests {
@@ -318,7 +328,7 @@ impl<'a> Progress<'a> {
                 link.lose(&cause);
             }
             // What is outstanding still needs progress: poll for it instead.
-            std::thread::sleep(POLL);
+            thread::sleep(POLL);
         }
     }
 

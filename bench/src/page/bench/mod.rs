@@ -1,9 +1,10 @@
 //! Runs of `pdlab bench serve` as one page: latencies, the run over time, what TTFT was made of,
 //! memory. Several runs stand beside each other.
 //!
-//! - here: a run as its result file has it. `view`: the page. `plot`: its drawings.
+//! - here: a run as its result file has it. `view`: the page. `plot`: its drawings. [`sweep`]: a run at many rates.
 
 mod plot;
+pub mod sweep;
 mod view;
 
 use std::collections::BTreeMap;

@@ -15,7 +15,7 @@ use crate::serve::dataset::{
 
 /// Datasets and their lengths.
 #[derive(Debug, Clone, Args)]
-pub(super) struct DatasetOptions {
+pub struct DatasetOptions {
     /// What to send
     #[arg(long, value_name = "NAME", default_value = "random")]
     dataset_name: DatasetName,
@@ -121,7 +121,7 @@ impl DatasetOptions {
     /// The dataset.
     ///
     /// Fails without a file that it needs, and on options that are not for it.
-    pub(super) fn dataset(&self) -> Result<Dataset, Error> {
+    pub(crate) fn dataset(&self) -> Result<Dataset, Error> {
         let own_times = [DatasetName::TimedTrace, DatasetName::BurstGpt];
         if self.self_timed && !own_times.contains(&self.dataset_name) {
             let problem = "the dataset has no times; use timed_trace or burstgpt";
@@ -178,6 +178,11 @@ impl DatasetOptions {
                 Dataset::TimedTrace(self.trace()?)
             }
         })
+    }
+
+    /// Bytes of a text that are taken for a token.
+    pub(crate) fn bytes_per_token(&self) -> f64 {
+        self.bytes_per_token
     }
 
     /// Datasets whose lengths mean nothing unless outputs are as long as asked for; vLLM does so

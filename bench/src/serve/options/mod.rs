@@ -17,7 +17,7 @@ use super::run::Config;
 use super::target::REQUEST_TIMEOUT;
 use super::{Backend, Error, Goodput, Ramp, RampUp, Rate, Report, Target, result, soak, sweep};
 use crate::run_dir::RunDir;
-use dataset::DatasetOptions;
+pub use dataset::DatasetOptions;
 use sampling::SamplingOptions;
 
 /// Options of `pdlab bench serve`. Names and defaults are those of `vllm bench serve`, except for
