@@ -8,7 +8,8 @@ use pdlab_api::fault::FaultKind;
 use pdlab_api::ready::Role;
 use pdlab_engine::cost::H100_SXM;
 use pdlab_engine::{CostModel, CostTable, EngineConfig, KvGeometry, LoadFailurePolicy, Model};
-use pdlab_worker::WorkerConfig;
+use pdlab_transport::Pages;
+use pdlab_worker::{KvMemory, WorkerConfig};
 
 use crate::exit::Failure;
 
@@ -54,6 +55,9 @@ pub(crate) struct WorkerArgs {
     /// Do not touch the pages of the KV pool at start: memory then grows until each was used
     #[arg(long)]
     no_kv_prefault: bool,
+    /// Pages of the KV pool: small, transparent, or 2M and 1G, which must have been reserved
+    #[arg(long, value_enum, default_value_t = KvPages::Small, env = "PDLAB_KV_PAGES")]
+    kv_pages: KvPages,
     /// Do not reuse KV of equal prompt prefixes
     #[arg(long)]
     no_enable_prefix_caching: bool,
@@ -75,6 +79,32 @@ pub(crate) struct WorkerArgs {
     /// End when the parent process does
     #[arg(long)]
     pub(crate) die_with_parent: bool,
+}
+
+/// `--kv-pages`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum KvPages {
+    /// The machine's own.
+    Small,
+    /// Joined by the kernel where it can.
+    Transparent,
+    /// Reserved ones of 2 MiB.
+    #[value(name = "2M")]
+    Huge2M,
+    /// Reserved ones of 1 GiB.
+    #[value(name = "1G")]
+    Huge1G,
+}
+
+impl From<KvPages> for Pages {
+    fn from(pages: KvPages) -> Self {
+        match pages {
+            KvPages::Small => Self::Small,
+            KvPages::Transparent => Self::Transparent,
+            KvPages::Huge2M => Self::Huge2M,
+            KvPages::Huge1G => Self::Huge1G,
+        }
+    }
 }
 
 /// vLLM's `kv_load_failure_policy`.
@@ -122,7 +152,7 @@ impl WorkerArgs {
             listen: SocketAddr::new(self.host, self.port),
             served_model_name: self.served_model_name.clone().unwrap_or_else(|| self.model.clone()),
             engine,
-            kv_prefault: !self.no_kv_prefault,
+            kv_memory: KvMemory { prefault: !self.no_kv_prefault, pages: self.kv_pages.into() },
             cost,
             max_body_bytes: self.max_body_bytes,
             drain_timeout: seconds("--drain-timeout", self.drain_timeout)?,

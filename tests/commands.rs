@@ -38,6 +38,7 @@ fn bad_arguments_of_roles_are_named() {
     fails(&["decode", "--transport", "pigeon"], 2, &["pigeon", "tcp"]);
     fails(&["decode", "--churn-pattern", "sideways"], 2, &["sideways", "disjoint"]);
     fails(&["decode", "--churn-bytes", "0"], 2, &["churn bytes"]);
+    fails(&["prefill", "--kv-pages", "3M"], 2, &["3M", "2M", "transparent"]);
     fails(&["prefill", "--kv-scale", "0"], 2, &["kv_scale"]);
     fails(&["prefill", "--num-gpu-blocks", "1"], 2, &["num_blocks"]);
     fails(&["prefill", "--max-model-len", "10000000"], 2, &["max_model_len"]);
@@ -75,7 +76,7 @@ fn a_plan_is_made_without_a_server_or_refused() {
     plan(&["--kv-model", "gpt-5"], &["--kv-model", "gpt-5", "llama-3.1-8b"]);
     plan(&["--kv-scale", "0"], &["kv_scale"]);
     plan(&["--block-size", "0"], &["block_size"]);
-    plan(&["--link-gbps", "-1"], &["--link-gbps", "above 0"]);
+    plan(&["--link-gbps", "0"], &["--link-gbps", "above 0"]);
     plan(&["--dataset-name", "timed_trace"], &["--dataset-path"]);
     let args =
         ["--num-prompts", "10", "--random-input-len", "100", "--request-rate", "2", "--json"];

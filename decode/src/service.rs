@@ -92,7 +92,7 @@ impl Decode {
         let read_deadline = or_never(config.read_deadline);
         let agent = Agent::open(config.agent).await?;
         let engine_config = &config.worker.engine;
-        let pool = KvPool::register(&agent, engine_config.geometry, config.worker.kv_prefault)?;
+        let pool = KvPool::register(&agent, engine_config.geometry, config.worker.kv_memory)?;
         let compatibility = Compatibility {
             model: engine_config.model.name.to_owned(),
             block_size: engine_config.geometry.block_size_tokens as u32,

@@ -70,7 +70,7 @@ impl Prefill {
         config.agent.faults.keep_notifications = faults.contains(&FaultKind::NotificationUnread);
         let agent = Agent::open(config.agent).await?;
         let pool =
-            KvPool::register(&agent, config.worker.engine.geometry, config.worker.kv_prefault)?;
+            KvPool::register(&agent, config.worker.engine.geometry, config.worker.kv_memory)?;
         let side_channel =
             SideChannel::bind(&config.side_channel_host, config.side_channel_port).await?;
         let (metadata, compatibility) = describe(&config.worker, &agent, config.engine_id)?;

@@ -109,7 +109,7 @@ pub use config::{AgentConfig, BackendChoice, BackendKind, Limits, UcxBuild};
 pub use counters::Snapshot;
 pub use error::Error;
 pub use faults::Faults;
-pub use mapping::Mapping;
+pub use mapping::{Mapping, Pages};
 pub use metadata::{BlockLayout, RemoteRegion};
 pub use notifications::Notification;
 pub use peer::{Descriptor, Peer, ReadReport};

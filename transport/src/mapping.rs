@@ -16,6 +16,34 @@ pub struct Mapping {
     len: usize,
     /// `len` rounded up to whole pages: what the kernel gave.
     mapped: usize,
+    /// Bytes of a page: what ranges must be multiples of.
+    page: usize,
+}
+
+/// What pages a mapping is made of. Larger ones take fewer entries of a processor's, and of a device's, translation
+/// tables (<https://docs.kernel.org/admin-guide/mm/hugetlbpage.html>).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pages {
+    /// The machine's own, 4 KiB on x86.
+    #[default]
+    Small,
+    /// Small ones, which the kernel may join to huge ones (`madvise(MADV_HUGEPAGE)`).
+    Transparent,
+    /// Reserved ones of 2 MiB.
+    Huge2M,
+    /// Reserved ones of 1 GiB.
+    Huge1G,
+}
+
+impl Pages {
+    /// Bytes of a page that was reserved beforehand; `None` for the machine's own.
+    fn reserved(self) -> Option<usize> {
+        match self {
+            Self::Small | Self::Transparent => None,
+            Self::Huge2M => Some(1 << 21),
+            Self::Huge1G => Some(1 << 30),
+        }
+    }
 }
 
 // SAFETY: the mapping is plain memory that this value alone owns; nothing in it is tied to the
@@ -30,31 +58,57 @@ impl Mapping {
     /// # Errors
     /// [`Error::Register`] if `len` is 0 or the kernel has no room for it.
     pub fn anonymous(len: usize) -> Result<Self, Error> {
+        Self::of_pages(len, Pages::Small)
+    }
+
+    /// Maps `len` bytes of zeroed memory, of such pages.
+    ///
+    /// # Errors
+    /// [`Error::Register`] if `len` is 0, the kernel has no room for it, or not enough pages of that size were reserved.
+    pub fn of_pages(len: usize, pages: Pages) -> Result<Self, Error> {
         let failed = |reason: String| Error::Register { len, reason };
         if len == 0 {
             return Err(failed("a mapping needs at least one byte".to_owned()));
         }
+        let page = pages.reserved().unwrap_or_else(page_size);
         let mapped = len
-            .checked_next_multiple_of(page_size())
+            .checked_next_multiple_of(page)
             .ok_or_else(|| failed("the length exceeds the address space".to_owned()))?;
+        let huge = pages.reserved().map_or(0, |bytes| {
+            libc::MAP_HUGETLB | (bytes.trailing_zeros() << libc::MAP_HUGE_SHIFT) as i32
+        });
         // SAFETY: an anonymous mapping at an address of the kernel's choice overlays nothing.
         let base = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
                 mapped,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | huge,
                 -1,
                 0,
             )
         };
         if base == libc::MAP_FAILED {
             let cause = std::io::Error::last_os_error();
-            return Err(failed(format!("mmap failed: {cause}; free memory or raise `ulimit -v`")));
+            let cure = match pages.reserved() {
+                None => "free memory or raise `ulimit -v`".to_owned(),
+                Some(bytes) => format!(
+                    "reserve {} huge pages: /sys/kernel/mm/hugepages/hugepages-{}kB/nr_hugepages",
+                    mapped / bytes,
+                    bytes >> 10
+                ),
+            };
+            return Err(failed(format!("mmap failed: {cause}; {cure}")));
         }
         let base =
             NonNull::new(base.cast()).ok_or_else(|| failed("mmap gave address 0".to_owned()))?;
-        Ok(Self { base, len, mapped })
+        let mapping = Self { base, len, mapped, page };
+        if pages == Pages::Transparent {
+            mapping.advise(libc::MADV_HUGEPAGE).map_err(|cause| {
+                failed(format!("no transparent huge pages: {cause}; this kernel has none"))
+            })?;
+        }
+        Ok(mapping)
     }
 
     /// Length in bytes, as asked for.
@@ -137,7 +191,7 @@ impl Mapping {
     pub fn resize(&mut self, len: usize) -> Result<(), Error> {
         let failed = |reason: String| Error::Register { len, reason };
         let mapped = len
-            .checked_next_multiple_of(page_size())
+            .checked_next_multiple_of(self.page)
             .filter(|mapped| *mapped > 0)
             .ok_or_else(|| failed("that is no length of a mapping".to_owned()))?;
         // SAFETY: the old range is ours, whole, and `&mut self` says that nobody refers to it. The
@@ -160,8 +214,15 @@ impl Mapping {
     /// Has the memory touched page by page only: where transparent huge pages are on, one byte
     /// could otherwise make 2 MiB resident. A kernel without them has nothing to switch off.
     pub fn refuse_huge_pages(&mut self) {
-        // SAFETY: the whole mapping, which is ours; its content does not change.
-        unsafe { libc::madvise(self.base.as_ptr().cast(), self.mapped, libc::MADV_NOHUGEPAGE) };
+        let _ = self.advise(libc::MADV_NOHUGEPAGE);
+    }
+
+    /// Says to the kernel which pages the mapping is to have; `advice` is one of the two that say that.
+    fn advise(&self, advice: libc::c_int) -> std::io::Result<()> {
+        debug_assert!([libc::MADV_HUGEPAGE, libc::MADV_NOHUGEPAGE].contains(&advice));
+        // SAFETY: the whole mapping, which is ours; the advice changes nothing that is read or written.
+        let status = unsafe { libc::madvise(self.base.as_ptr().cast(), self.mapped, advice) };
+        if status == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
     }
 
     /// Cuts the mapping in two that are unmapped one by one, as an allocator does that returns a
@@ -181,16 +242,17 @@ impl Mapping {
         let whole = std::mem::ManuallyDrop::new(self);
         // SAFETY: `middle < len <= mapped`, so the sum stays inside of the mapping.
         let base = unsafe { whole.base.add(middle) };
-        let head = Self { base: whole.base, len: middle, mapped: middle };
-        let tail = Self { base, len: whole.len - middle, mapped: whole.mapped - middle };
+        let page = whole.page;
+        let head = Self { base: whole.base, len: middle, mapped: middle, page };
+        let tail = Self { base, len: whole.len - middle, mapped: whole.mapped - middle, page };
         Ok((head, tail))
     }
 
     fn require_page_boundary(&self, offset: usize) -> Result<(), Error> {
-        if offset.is_multiple_of(page_size()) {
+        if offset.is_multiple_of(self.page) {
             return Ok(());
         }
-        let reason = format!("byte {offset} is no multiple of the page size, {}", page_size());
+        let reason = format!("byte {offset} is no multiple of the page size, {}", self.page);
         Err(Error::Register { len: self.len, reason })
     }
 }
@@ -256,6 +318,33 @@ mod tests {
             assert_eq!(mapping.resize(impossible).unwrap_err().kind(), "register");
         }
         assert_eq!(mapping.as_slice(), [3]);
+    }
+
+    #[test]
+    fn huge_pages_come_or_what_is_missing_is_named() {
+        for (pages, bytes) in [(Pages::Huge2M, 1 << 21), (Pages::Huge1G, 1 << 30)] {
+            match Mapping::of_pages(bytes + 1, pages) {
+                Ok(mut mapping) => {
+                    assert_eq!(mapping.as_ptr() as usize % bytes, 0);
+                    mapping.as_mut_slice()[bytes] = 1;
+                    assert_eq!(mapping.discard(0..page_size()).unwrap_err().kind(), "register");
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    let file = format!("hugepages-{}kB/nr_hugepages", bytes >> 10);
+                    assert!(
+                        text.contains("reserve 2 huge pages") && text.contains(&file),
+                        "{text}"
+                    );
+                }
+            }
+        }
+        let huge = Mapping::of_pages(1 << 22, Pages::Transparent);
+        if std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
+            huge.unwrap().prefault();
+        } else {
+            assert!(huge.unwrap_err().to_string().contains("transparent huge pages"));
+        }
     }
 
     #[test]

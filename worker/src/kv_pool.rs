@@ -3,7 +3,17 @@
 use pdlab_api::snapshot::AddressRange;
 use pdlab_engine::content;
 use pdlab_engine::{BlockId, ChainHash, KvGeometry};
-use pdlab_transport::{Agent, BlockLayout, Error, Mapping, Region};
+use pdlab_transport::{Agent, BlockLayout, Error, Mapping, Pages, Region};
+
+/// The memory that a pool is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvMemory {
+    /// Whether its pages are touched at start. If not, resident memory grows until every block has
+    /// been used, which looks like a leak to whoever watches from outside.
+    pub prefault: bool,
+    /// Which pages.
+    pub pages: Pages,
+}
 
 /// The registered memory behind the engine's block ids.
 #[derive(Debug, Clone)]
@@ -14,12 +24,10 @@ pub struct KvPool {
 }
 
 impl KvPool {
-    /// Maps the pool and registers it with the transport. With `prefault` every page is touched
-    /// now, so that resident memory does not grow while requests arrive: a first touch looks like
-    /// a leak to whoever watches from outside.
-    pub fn register(agent: &Agent, geometry: KvGeometry, prefault: bool) -> Result<Self, Error> {
-        let mut mapping = Mapping::anonymous(geometry.pool_bytes)?;
-        if prefault {
+    /// Maps the pool and registers it with the transport.
+    pub fn register(agent: &Agent, geometry: KvGeometry, memory: KvMemory) -> Result<Self, Error> {
+        let mut mapping = Mapping::of_pages(geometry.pool_bytes, memory.pages)?;
+        if memory.prefault {
             mapping.prefault();
         }
         let range = AddressRange { base: mapping.as_ptr() as u64, len_bytes: mapping.len() as u64 };

@@ -32,6 +32,6 @@ pub mod stop;
 pub use connector::{Connector, Declined, Kept, Load, LoadBlock, Observer};
 pub use engine_loop::{Command, EngineHandle, channel};
 pub use http::ApiError;
-pub use kv_pool::KvPool;
+pub use kv_pool::{KvMemory, KvPool};
 pub use server::{Parts, Worker, WorkerConfig, WorkerError};
 pub use shared::Shared;

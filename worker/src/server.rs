@@ -18,7 +18,7 @@ use crate::connector::{Connector, Observer};
 use crate::engine_loop::{Command, EngineHandle, EngineLoop};
 use crate::http::{self, Front};
 use crate::intake::Limits;
-use crate::kv_pool::KvPool;
+use crate::kv_pool::{KvMemory, KvPool};
 use crate::metrics::{self, Metrics};
 use crate::shared::Shared;
 
@@ -33,9 +33,8 @@ pub struct WorkerConfig {
     pub served_model_name: String,
     /// The engine: model, blocks, batch limits.
     pub engine: EngineConfig,
-    /// Whether the pages of the KV pool are touched at start. If not, resident memory grows until
-    /// every block has been used.
-    pub kv_prefault: bool,
+    /// What the KV pool is made of.
+    pub kv_memory: KvMemory,
     /// How long steps take.
     pub cost: CostModel,
     /// Largest request body in bytes; more is answered with 413. 100,000 token ids are about
