@@ -20,8 +20,9 @@ pub struct Mapping {
     page: usize,
 }
 
-/// What pages a mapping is made of. Larger ones take fewer entries of a processor's, and of a device's, translation
-/// tables (<https://docs.kernel.org/admin-guide/mm/hugetlbpage.html>).
+/// What pages a mapping is made of. Larger ones take fewer entries of a processor's, and of a
+/// device's, translation tables
+/// (<https://docs.kernel.org/admin-guide/mm/hugetlbpage.html>).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pages {
     /// The machine's own, 4 KiB on x86.

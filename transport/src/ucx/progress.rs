@@ -1,8 +1,9 @@
 //! The progress thread: owns context, worker, registrations and links, and is the only one that
 //! calls into UCX.
 //!
-//! It progresses until there is nothing to do, looks again for a moment, arms the worker's event descriptor, and sleeps on
-//! that and on its queue of commands. Deadlines are kept elsewhere and come as aborts.
+//! It progresses until there is nothing to do, looks again for a moment, arms the worker's event
+//! descriptor, and sleeps on that and on its queue of commands. Deadlines are kept elsewhere and come
+//! as aborts.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -31,8 +32,9 @@ use crate::unwinding::AbortOnDrop;
 /// Calls of `ucp_worker_progress` in a row before commands are looked at again: under load there
 /// is always something to progress.
 const PROGRESS_BURST: u32 = 64;
-/// How long the thread looks for more to do before it sleeps. A transfer comes back within some tens of microseconds, and
-/// to be woken costs about as much, on both sides. It gives way to whoever wants the processor meanwhile.
+/// How long the thread looks for more to do before it sleeps. A transfer comes back within some
+/// tens of microseconds, and to be woken costs about as much, on both sides. It gives way to whoever
+/// wants the processor meanwhile.
 const LINGER: Duration = Duration::from_micros(50);
 /// How long a closing agent waits for peers to confirm notifications. One round trip is enough
 /// unless the peer is stopped or lost.

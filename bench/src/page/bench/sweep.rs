@@ -15,8 +15,6 @@ pub struct SweepRun {
     /// The directory's name.
     #[serde(skip)]
     pub name: String,
-    sustained_rps: Option<f64>,
-    failed_rps: Option<f64>,
     finding: String,
     steps: Vec<Step>,
 }
@@ -28,17 +26,14 @@ struct Step {
     sustained: bool,
     ceiling: Option<String>,
     num_prompts: u64,
-    completed: u64,
     failed: u64,
     request_throughput: f64,
     request_goodput: Option<f64>,
-    output_throughput: f64,
     median_ttft_ms: Option<f64>,
     p99_ttft_ms: Option<f64>,
     median_e2el_ms: Option<f64>,
     p99_e2el_ms: Option<f64>,
     schedule_error_p99_ms: f64,
-    client_cores: f64,
     #[serde(default)]
     warnings: Vec<String>,
 }
@@ -80,8 +75,7 @@ pub(in crate::page) fn render(sweep: &SweepRun) -> String {
         &html! {
             header {
                 p class="kicker" { "pdlab bench serve --sweep" }
-                h1 { (knee(sweep)) small { (sweep.name) } }
-                p class="lead" { (sweep.finding) }
+                h1 { (sweep.finding) small { (sweep.name) } }
             }
             (notice("doubt", "Mind", &sweep.warnings()))
             (drawings(sweep))
@@ -90,21 +84,13 @@ pub(in crate::page) fn render(sweep: &SweepRun) -> String {
     )
 }
 
-fn knee(sweep: &SweepRun) -> String {
-    match (sweep.sustained_rps, sweep.failed_rps) {
-        (Some(sustained), Some(failed)) => {
-            format!("Sustains {sustained:.2} requests/s, not {failed:.2}")
-        }
-        (Some(sustained), None) => format!("Sustains {sustained:.2} requests/s, the most tried"),
-        (None, Some(failed)) => format!("Does not sustain {failed:.2} requests/s, the least tried"),
-        (None, None) => "No rate was tried to its end".to_owned(),
-    }
-}
-
 fn drawings(sweep: &SweepRun) -> Markup {
-    let two = |first: &str, second: &str, text: &str| {
-        html! { (key("run-key-0", first)) (key("run-key-1", second)) (text) }
+    let legend = |keys: &[&str], text: &str| {
+        html! { @for (i, name) in keys.iter().enumerate() { (key(&format!("run-key-{i}"), name)) } (text) }
     };
+    let good = sweep.line(|step| step.request_goodput);
+    let served: &[&str] =
+        if good.is_empty() { &["answered"] } else { &["answered", "within the service level"] };
     let figure = |id, title, caption, y_title, lines: [Line; 2]| {
         let lines = lines.into_iter().enumerate();
         Lines {
@@ -123,15 +109,15 @@ fn drawings(sweep: &SweepRun) -> Markup {
             h2 { "By the rate offered" }
             (figure(
                 "ttft", "Time to first token",
-                two("median", "99th percentile", "of the time to the first token, from when a request was due."),
+                legend(&["median", "99th percentile"], "of the time to the first token, from when a request was due."),
                 "TTFT, ms",
                 [sweep.line(|step| step.median_ttft_ms), sweep.line(|step| step.p99_ttft_ms)],
             ))
             (figure(
                 "served", "Served",
-                two("answered", "within the service level", "per second. Where the first bends away, requests queue."),
+                legend(served, "per second. Where the first bends away, requests queue."),
                 "requests/s",
-                [sweep.line(|step| Some(step.request_throughput)), sweep.line(|step| step.request_goodput)],
+                [sweep.line(|step| Some(step.request_throughput)), good],
             ))
         }
     }
@@ -141,12 +127,10 @@ fn steps(sweep: &SweepRun) -> Markup {
     let columns = [
         "Offered/s",
         "Served/s",
-        "Tokens/s",
         "TTFT p50, p99",
         "Latency p50, p99",
         "Failed",
         "Late by, p99",
-        "Client cores",
         "Sustained",
     ];
     let pair = |median: Option<f64>, p99: Option<f64>| {
@@ -157,12 +141,10 @@ fn steps(sweep: &SweepRun) -> Markup {
         vec![
             html! { (format!("{:.2}", step.request_rate)) },
             html! { (format!("{:.2}", step.request_throughput)) },
-            html! { (format!("{:.0}", step.output_throughput)) },
             pair(step.median_ttft_ms, step.p99_ttft_ms),
             pair(step.median_e2el_ms, step.p99_e2el_ms),
-            html! { (step.failed) " of " (step.completed + step.failed) " (" (step.num_prompts) " sent)" },
+            html! { (step.failed) " of " (step.num_prompts) },
             html! { (format!("{:.2} ms", step.schedule_error_p99_ms)) },
-            html! { (format!("{:.2}", step.client_cores)) },
             html! { @if step.sustained { "yes" } @else { (step.ceiling.as_deref().unwrap_or("no")) } },
         ]
     };
@@ -187,7 +169,7 @@ mod tests {
                 "warnings": if sustained { vec![] } else { vec!["1 request failed <b>"] }})
         };
         json!({"mode": "sweep", "sustained_rps": 30.0, "failed_rps": 32.0,
-            "finding": "sustained 30 requests/s", "stopped": null,
+            "finding": "30 requests/s are sustained", "stopped": null,
             "steps": [step(20.0, true), step(40.0, false), step(30.0, true)]})
         .to_string()
     }
@@ -206,7 +188,8 @@ mod tests {
         assert_eq!(rates, [20.0, 30.0, 40.0]);
         let page = render(&sweep);
         for part in [
-            "Sustains 30.00 requests/s, not 32.00",
+            "30 requests/s are sustained",
+            "1 of 100",
             "id=\"ttft\"",
             "id=\"served\"",
             "saturated",
@@ -219,20 +202,17 @@ mod tests {
     }
 
     #[test]
-    fn a_sweep_without_an_end_has_a_page() {
-        for (sustained, failed, words) in [
-            (Some(5.0), None, "the most tried"),
-            (None, Some(5.0), "the least tried"),
-            (None, None, "No rate"),
-        ] {
-            let sweep = SweepRun {
-                name: "s".to_owned(),
-                sustained_rps: sustained,
-                failed_rps: failed,
-                finding: String::new(),
-                steps: Vec::new(),
-            };
-            assert!(render(&sweep).contains(words), "{words}");
-        }
+    fn the_service_level_is_shown_where_there_is_one() {
+        let without = SweepRun::parse("s", &result()).unwrap();
+        assert!(!render(&without).contains("within the service level"));
+        let with = result().replace("\"request_goodput\":null", "\"request_goodput\":9.5");
+        assert!(render(&SweepRun::parse("s", &with).unwrap()).contains("within the service level"));
+    }
+
+    #[test]
+    fn a_sweep_without_a_step_has_a_page() {
+        let json = json!({"mode": "sweep", "finding": "nothing was tried", "steps": []});
+        let page = render(&SweepRun::parse("s", &json.to_string()).unwrap());
+        assert!(page.contains("nothing was tried") && !page.contains("id=\"ttft\""));
     }
 }

@@ -63,6 +63,8 @@ pub(crate) struct Follower {
     /// Records that were read, each by what it stands for.
     records: u64,
     lost: u64,
+    /// Mapped while the buffers were full, before the calls were sampled: no sample stands for it.
+    missed_bytes: u64,
     ended: bool,
     execs: u32,
     remarks: Vec<String>,
@@ -101,6 +103,7 @@ impl Follower {
             bytes: Vec::new(),
             records: 0,
             lost: 0,
+            missed_bytes: 0,
             ended: false,
             execs: 0,
             remarks: Vec::new(),
@@ -193,6 +196,7 @@ impl Follower {
                 self.book.exec();
                 self.modules.clear();
                 self.baseline = Maps::default();
+                self.missed_bytes = 0;
                 self.look_around();
             }
             Body::Exit { pid, tid } if pid == self.pid => {

@@ -15,14 +15,11 @@ impl Follower {
         let maps = if self.ended { None } else { self.maps() };
         let mut unknown_bytes = None;
         if let Some(maps) = &maps {
-            self.book.retain(&maps.spans);
             self.modules.set(&maps.code);
-            let heap_growth = self.unseen_heap_growth(maps);
-            let new = maps.new_bytes(&self.baseline.spans);
-            unknown_bytes =
-                Some(new.saturating_sub(self.book.followed_bytes()).saturating_sub(heap_growth));
+            unknown_bytes = Some(self.unknown_bytes(maps));
         }
-        let mut holdings = self.book.holdings(unknown_bytes);
+        let sampled_bytes = unknown_bytes.map(|bytes| bytes.saturating_sub(self.missed_bytes));
+        let mut holdings = self.book.holdings(sampled_bytes);
         // What is mapped and stands in no stack.
         let mut untracked_bytes = self.book.untracked_bytes();
         if self.watch.worst_one_in > 1 || self.lost > 0 {
@@ -92,6 +89,14 @@ impl Follower {
             Ok(file) if file.ino() == image.inode => ModuleState::Present,
             _ => ModuleState::Replaced,
         }
+    }
+
+    /// What is mapped now, was not when the trace began, and was followed by nobody.
+    pub(super) fn unknown_bytes(&mut self, maps: &Maps) -> u64 {
+        self.book.retain(&maps.spans);
+        let new = maps.new_bytes(&self.baseline.spans);
+        let followed = self.book.followed_bytes() + self.unseen_heap_growth(maps);
+        new.saturating_sub(followed)
     }
 
     /// How much larger the heap of `brk` is, if nobody has followed who made it so.

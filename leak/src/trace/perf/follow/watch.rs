@@ -7,6 +7,8 @@ use super::*;
 /// How often the calls that are not followed are counted, and for how long.
 const GAUGE_EVERY: Duration = Duration::from_secs(3);
 const GAUGE_FOR: Duration = Duration::from_millis(40);
+/// How long records may be lost before it is decided on those that there are.
+const LONGEST_LOSS: Duration = Duration::from_millis(500);
 /// How long there must be few calls before all are followed again.
 const QUIET: Duration = Duration::from_secs(10);
 
@@ -234,7 +236,8 @@ impl Follower {
         } else if self.watch.thinning.is_none() {
             // More in part of a second than are to be taken in all of it; or already so many that the kernel has no room.
             let calls = self.watch.census.total();
-            if calls > max || (self.watch.lossy && calls > max / 8) {
+            let many = calls > max || (self.watch.lossy && calls > max / 8);
+            if many && (self.watch.census.tells() || elapsed > LONGEST_LOSS) {
                 // Within less time than this a rate says nothing.
                 let seconds = seconds.max(0.01);
                 let thinning = self.watch.census.thinning(seconds, self.options.max_samples_per_s);
@@ -342,6 +345,11 @@ impl Follower {
             let remark = format!("What is followed could not be changed: {error}.");
             if self.alive() && !self.remarks.contains(&remark) {
                 self.remarks.push(remark);
+            }
+        } else if pause {
+            self.catch_up();
+            if let Some(maps) = self.maps() {
+                self.missed_bytes = self.unknown_bytes(&maps);
             }
         }
     }

@@ -1,16 +1,14 @@
 //! What happens when workers fail.
 
-mod support;
-
 use std::time::Duration;
 
-use support::client::{get, post};
-use support::fake::{Act, Fake, Step, events, json, nobody, raw, send as bytes};
-use support::{PARAMS, Serving, config, eventually, prefill_answer, serve, serve_at_once};
+use crate::support::client::{Reply, get, post};
+use crate::support::fake::{Act, Fake, Step, events, json, nobody, raw, send as bytes};
+use crate::support::{PARAMS, Serving, config, eventually, prefill_answer, serve, serve_at_once};
 
 const STREAM: &str = r#"{"stream":true}"#;
 
-async fn ask(router: &Serving) -> support::client::Reply {
+async fn ask(router: &Serving) -> Reply {
     post(router.addr, "/v1/completions", STREAM).await
 }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use tokio::time::{Sleep, sleep};
 
 /// How a request is answered.
 #[derive(Clone, Debug)]
-pub enum Act {
+pub(crate) enum Act {
     /// With a head, then these steps.
     Answer { status: u16, kind: &'static str, length: Option<usize>, steps: Vec<Step> },
     /// With the request's id and the length of its body, after a pause.
@@ -34,7 +34,7 @@ pub enum Act {
 }
 
 #[derive(Clone, Debug)]
-pub enum Step {
+pub(crate) enum Step {
     Send(Bytes),
     Pause(Duration),
     /// Close the connection in the middle.
@@ -45,15 +45,15 @@ pub enum Step {
 
 /// A request as it arrived.
 #[derive(Clone, Debug)]
-pub struct Received {
-    pub method: Method,
-    pub path: String,
-    pub headers: HeaderMap,
-    pub body: String,
+pub(crate) struct Received {
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
 }
 
-pub struct Fake {
-    pub addr: SocketAddr,
+pub(crate) struct Fake {
+    pub(crate) addr: SocketAddr,
     state: Arc<State>,
     server: Option<tokio::task::JoinHandle<()>>,
 }
@@ -69,7 +69,7 @@ struct State {
 }
 
 /// An answer of this JSON.
-pub fn json(status: u16, body: impl Into<Bytes>) -> Act {
+pub(crate) fn json(status: u16, body: impl Into<Bytes>) -> Act {
     let body = body.into();
     Act::Answer {
         status,
@@ -80,21 +80,21 @@ pub fn json(status: u16, body: impl Into<Bytes>) -> Act {
 }
 
 /// A stream of events.
-pub fn events(steps: Vec<Step>) -> Act {
+pub(crate) fn events(steps: Vec<Step>) -> Act {
     Act::Answer { status: 200, kind: "text/event-stream; charset=utf-8", length: None, steps }
 }
 
-pub fn send(text: &str) -> Step {
+pub(crate) fn send(text: &str) -> Step {
     Step::Send(Bytes::copy_from_slice(text.as_bytes()))
 }
 
 impl Fake {
     /// Serves on a free port; answers every request with `otherwise`, and health checks with 200.
-    pub async fn start(otherwise: Act) -> Self {
+    pub(crate) async fn start(otherwise: Act) -> Self {
         Self::start_at(([127, 0, 0, 1], 0).into(), otherwise).await
     }
 
-    pub async fn start_at(addr: SocketAddr, otherwise: Act) -> Self {
+    pub(crate) async fn start_at(addr: SocketAddr, otherwise: Act) -> Self {
         let listener = TcpListener::bind(addr).await.unwrap();
         let addr = listener.local_addr().unwrap();
         let state = Arc::new(State {
@@ -110,55 +110,55 @@ impl Fake {
         Self { addr, state, server }
     }
 
-    pub async fn prefill() -> Self {
+    pub(crate) async fn prefill() -> Self {
         Self::start(json(200, super::prefill_answer())).await
     }
 
-    pub async fn decode() -> Self {
+    pub(crate) async fn decode() -> Self {
         Self::start(json(200, r#"{"id":"cmpl-1","choices":[{"text":"hello"}]}"#)).await
     }
 
     /// From now on.
-    pub fn always(&self, act: Act) {
+    pub(crate) fn always(&self, act: Act) {
         *self.state.otherwise.lock().unwrap() = act;
     }
 
     /// Once, before anything else.
-    pub fn next(&self, act: Act) {
-        self.state.next.lock().unwrap().push_back(act);
+    pub(crate) fn next(&self, act: Act) {
+        self.script().push_back(act);
     }
 
-    /// Drops what was still to be done once.
-    pub fn forget(&self) {
-        self.state.next.lock().unwrap().clear();
+    /// What is still to be done once, in order.
+    pub(crate) fn script(&self) -> MutexGuard<'_, VecDeque<Act>> {
+        self.state.next.lock().unwrap()
     }
 
-    pub fn healthy(&self, healthy: bool) {
+    pub(crate) fn healthy(&self, healthy: bool) {
         self.state.healthy.store(healthy, SeqCst);
     }
 
     /// Everything received but health checks.
-    pub fn received(&self) -> Vec<Received> {
+    pub(crate) fn received(&self) -> Vec<Received> {
         self.state.received.lock().unwrap().clone()
     }
 
     /// Connections open now.
-    pub fn open(&self) -> usize {
+    pub(crate) fn open(&self) -> usize {
         self.state.open.load(SeqCst)
     }
 
     /// Connections that were ever used for something else than health checks.
-    pub fn accepted(&self) -> usize {
+    pub(crate) fn accepted(&self) -> usize {
         self.state.accepted.load(SeqCst)
     }
 
     /// Requests being answered.
-    pub fn answering(&self) -> usize {
+    pub(crate) fn answering(&self) -> usize {
         self.state.answering.load(SeqCst)
     }
 
     /// Closes everything, like a process that is killed.
-    pub async fn kill(&mut self) {
+    pub(crate) async fn kill(&mut self) {
         if let Some(server) = self.server.take() {
             server.abort();
             let _ = server.await;
@@ -314,7 +314,7 @@ impl Drop for Count {
 }
 
 /// A server that passes health checks, answers everything else with these bytes, and hangs up.
-pub async fn raw(answer: String) -> (SocketAddr, tokio::task::AbortHandle) {
+pub(crate) async fn raw(answer: String) -> (SocketAddr, tokio::task::AbortHandle) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let server = tokio::spawn(async move {
@@ -332,6 +332,6 @@ pub async fn raw(answer: String) -> (SocketAddr, tokio::task::AbortHandle) {
 }
 
 /// A port on which nobody listens.
-pub async fn nobody() -> SocketAddr {
+pub(crate) async fn nobody() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }

@@ -1,19 +1,17 @@
 //! The live page over real sockets: what it answers, what it measures, what it refuses.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::client::{get, post, send};
+use crate::support::fake::{Fake, Step, events, json};
+use crate::support::{Serving, config, eventually, serve};
 use hyper::Method;
 use hyper::header::CONTENT_TYPE;
 use pdlab_api::live::{LiveHealth, LiveState};
 use pdlab_api::ready::Role;
 use pdlab_api::snapshot::Snapshot;
 use pdlab_router::RouterConfig;
-use support::client::{get, post, send};
-use support::fake::{Fake, Step, events, json};
-use support::{Serving, config, eventually, serve};
 
 fn with_page(prefill: &Fake, decode: &Fake) -> RouterConfig {
     RouterConfig { ui: true, ..config(&[prefill], &[decode]) }

@@ -1,15 +1,14 @@
 //! What goes over the wire, byte for byte.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support;
+use crate::support::client::{get, post, send};
+use crate::support::fake::{Act, Fake, Step, events, json, send as text};
+use crate::support::{PARAMS, config, serve};
 use http_body_util::{BodyExt, Full};
 use hyper::Method;
 use pdlab_router::ApiKey;
-use support::client::{get, post, send};
-use support::fake::{Act, Fake, Step, events, json, send as text};
-use support::{PARAMS, config, serve};
 
 const BODY: &str = r#"{ "model": "m", "prompt": [1,2], "max_tokens": 64, "stream": true, "stream_options": {"include_usage": true}, "min_tokens": 2, "temperature": 0.10, "big": 12345678901234567890123, "x\u0079z": "\u00e9", "kv_transfer_params": {"mine": 1} }"#;
 

@@ -12,20 +12,20 @@ use tokio::net::TcpStream;
 
 /// A whole answer.
 #[derive(Debug)]
-pub struct Reply {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
     /// What came of the body.
-    pub body: String,
+    pub(crate) body: String,
     /// The body ended as announced.
-    pub whole: bool,
+    pub(crate) whole: bool,
 }
 
 /// An answer of which the body is still to come. Dropping it closes the connection.
-pub struct Open {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub body: Incoming,
+pub(crate) struct Open {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Incoming,
     driver: tokio::task::JoinHandle<()>,
 }
 
@@ -35,15 +35,15 @@ impl Drop for Open {
     }
 }
 
-pub async fn get(addr: SocketAddr, path: &str) -> Reply {
+pub(crate) async fn get(addr: SocketAddr, path: &str) -> Reply {
     send(addr, Method::GET, path, &[], "").await
 }
 
-pub async fn post(addr: SocketAddr, path: &str, body: impl Into<Bytes>) -> Reply {
+pub(crate) async fn post(addr: SocketAddr, path: &str, body: impl Into<Bytes>) -> Reply {
     send(addr, Method::POST, path, &[], body).await
 }
 
-pub async fn send(
+pub(crate) async fn send(
     addr: SocketAddr,
     method: Method,
     path: &str,
@@ -64,7 +64,7 @@ pub async fn send(
 }
 
 /// Sends and waits for the head of the answer.
-pub async fn open(
+pub(crate) async fn open(
     addr: SocketAddr,
     method: Method,
     path: &str,

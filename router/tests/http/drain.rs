@@ -1,13 +1,11 @@
 //! Clients that leave, and a router that stops.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::client::{open, post};
+use crate::support::fake::{Act, Fake, Step, events, send as bytes};
+use crate::support::{config, eventually, serve};
 use hyper::Method;
-use support::client::{open, post};
-use support::fake::{Act, Fake, Step, events, send as bytes};
-use support::{config, eventually, serve};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 

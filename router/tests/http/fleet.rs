@@ -1,13 +1,12 @@
 //! Who gets the legs, and who is taken out.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support;
+use crate::support::client::{get, post};
+use crate::support::fake::{Fake, Step, events, json, send as bytes};
+use crate::support::{config, eventually, prefill_answer, serve};
 use pdlab_router::PolicyKind;
-use support::client::{get, post};
-use support::fake::{Fake, Step, events, json, send as bytes};
-use support::{config, eventually, prefill_answer, serve};
 
 #[tokio::test]
 async fn round_robin_takes_turns_in_each_role() {

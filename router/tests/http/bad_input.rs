@@ -1,13 +1,11 @@
 //! What clients get wrong.
 
-mod support;
-
+use crate::support::client::{Reply, get, post, send};
+use crate::support::fake::{Fake, json};
+use crate::support::{config, serve};
 use hyper::Method;
 use pdlab_api::error::ErrorBody;
 use pdlab_router::{Error, Router};
-use support::client::{Reply, get, post, send};
-use support::fake::{Fake, json};
-use support::{config, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn error(reply: &Reply) -> ErrorBody {
