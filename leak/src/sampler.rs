@@ -10,10 +10,11 @@
 //! A [`Watched`] keeps the process's directory in `/proc` open. The kernel ties that handle to the process and not to
 //! its number, so a reading can never come from another process that was given the same number later.
 
+mod pagemap;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
-use std::os::unix::fs::FileExt;
 
 use procfs::ProcError;
 use procfs::process::{FDInfo, FDTarget, Process};
@@ -23,6 +24,7 @@ use crate::layout::{Class, Layout, Range, Segments, Told};
 use crate::sample::Memory;
 use crate::smaps;
 use crate::trace::space::Span;
+use pagemap::PageTable;
 
 /// A process cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -171,7 +173,7 @@ impl Watched {
             return Err(SampleError::Gone { pid: self.pid });
         }
         let segments = Segments::of(&mappings, told);
-        let mut pages = PageTable::of(self);
+        let mut pages = PageTable::new(self.open_file("pagemap").ok());
         let layout = Layout::of(&mappings, &segments, |span| pages.resident_bytes(span));
         Ok(Survey { layout, segments })
     }
@@ -180,7 +182,7 @@ impl Watched {
     /// mapped after the survey counts for nothing, so that the survey's bytes are never exceeded by much, however long
     /// it has taken to find the spans.
     pub fn resident(&self, survey: &Survey, groups: &[&[Span]]) -> Vec<BTreeMap<Class, u64>> {
-        let mut pages = PageTable::of(self);
+        let mut pages = PageTable::new(self.open_file("pagemap").ok());
         let mut resident = |spans: &&[Span]| {
             let mut by_class = BTreeMap::new();
             for (part, class) in spans.iter().flat_map(|span| survey.segments.under(*span)) {
@@ -201,7 +203,7 @@ impl Watched {
         if mappings.is_empty() {
             return Err(SampleError::Gone { pid: self.pid });
         }
-        let mut pages = PageTable::of(self);
+        let mut pages = PageTable::new(self.open_file("pagemap").ok());
         for mapping in mappings.iter_mut().filter(|mapping| mapping.accessible) {
             let span = Span { start: mapping.start, end: mapping.end };
             if span.len_bytes() <= RESERVATION_BYTES {
@@ -250,42 +252,6 @@ pub struct Survey {
     pub layout: Layout,
     /// By address.
     pub segments: Segments,
-}
-
-/// The page table of a process, opened once for many ranges. A process that may not be read has none.
-struct PageTable {
-    file: Option<File>,
-    page_bytes: u64,
-    entries: Vec<u8>,
-}
-
-impl PageTable {
-    /// An entry is 8 bytes, and bit 63 says "present" (<https://docs.kernel.org/admin-guide/mm/pagemap.html>).
-    const ENTRY_BYTES: u64 = 8;
-
-    /// Entries read at a time: 64 KiB of them, for 32 MiB of address space in small pages.
-    const ENTRIES: u64 = 8192;
-
-    fn of(process: &Watched) -> PageTable {
-        let file = process.open_file("pagemap").ok();
-        PageTable { file, page_bytes: procfs::page_size(), entries: Vec::new() }
-    }
-
-    /// How much of `span` is resident; `None` if that cannot be read.
-    fn resident_bytes(&mut self, span: Span) -> Option<u64> {
-        let file = self.file.as_mut()?;
-        let (mut page, end) = (span.start / self.page_bytes, span.end.div_ceil(self.page_bytes));
-        let mut present = 0;
-        while page < end {
-            let count = (end - page).min(Self::ENTRIES);
-            self.entries.resize((count * Self::ENTRY_BYTES) as usize, 0);
-            file.read_exact_at(&mut self.entries, page * Self::ENTRY_BYTES).ok()?;
-            let (entries, _) = self.entries.as_chunks::<8>();
-            present += entries.iter().map(|entry| u64::from_ne_bytes(*entry) >> 63).sum::<u64>();
-            page += count;
-        }
-        Some(present * self.page_bytes)
-    }
 }
 
 fn from_procfs(pid: u32, file: &'static str, error: ProcError) -> SampleError {
