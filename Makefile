@@ -33,7 +33,7 @@ check:
 # they show. The conformance suite runs on every build, everything else once.
 test: unexport_ucx := $(foreach name,$(filter UCX_%,$(.VARIABLES)),-u $(name))
 test:
-	scripts/deps test
+	scripts/deps rdma
 	$(MAKE) check
 	cargo build --locked --features $(FEATURES)
 	set -e; for version in $(TEST_UCX); do \
@@ -42,11 +42,11 @@ test:
 			cargo test --workspace --locked --features $(FEATURES) --test conformance; \
 	done
 	cargo test --workspace --locked --features $(FEATURES) --doc
+	scripts/rdma-tests
 	env $(unexport_ucx) PDLAB_TEST_UCX=$$(target/debug/pdlab ucx path $(DEMO_UCX)) \
 		cargo test --workspace --locked --features $(FEATURES) --lib --bins --tests
 
-# On PDLAB_RDMA_DEVICE if it is set, else in a machine of its own that has two. Not a part of
-# `make test` yet: without KVM the whole of it takes longer than everything else together.
+# A part of `make test`: on PDLAB_RDMA_DEVICE if it is set, else in a machine of its own that has two.
 test-rdma:
 	scripts/deps rdma
 	scripts/rdma-tests
