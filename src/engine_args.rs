@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use pdlab_api::fault::FaultKind;
+use pdlab_api::openai::served_model_name;
 use pdlab_api::ready::Role;
 use pdlab_engine::cost::H100_SXM;
 use pdlab_engine::{CostModel, CostTable, EngineConfig, KvGeometry, LoadFailurePolicy, Model};
@@ -26,7 +27,7 @@ pub(crate) struct WorkerArgs {
     #[arg(long, default_value = "llama-3.1-8b", env = "PDLAB_MODEL")]
     model: String,
     /// Name that requests give as `model` [default: the preset's]
-    #[arg(long)]
+    #[arg(long, value_name = "NAME", value_parser = served_model_name)]
     served_model_name: Option<String>,
     /// Share of the real KV bytes per token that is moved; 1 is full size
     #[arg(long, default_value_t = 1.0 / 64.0, env = "PDLAB_KV_SCALE")]

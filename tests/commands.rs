@@ -35,6 +35,8 @@ fn fails(args: &[&str], code: i32, words: &[&str]) {
 #[test]
 fn bad_arguments_of_roles_are_named() {
     fails(&["decode", "--model", "gpt-5"], 2, &["gpt-5", "llama-3.1-8b"]);
+    fails(&["decode", "--served-model-name", ""], 2, &["--served-model-name", "empty"]);
+    fails(&["up", "--served-model-name", "m "], 2, &["--served-model-name", "blank"]);
     fails(&["decode", "--transport", "pigeon"], 2, &["pigeon", "tcp"]);
     fails(&["decode", "--churn-pattern", "sideways"], 2, &["sideways", "disjoint"]);
     fails(&["decode", "--churn-bytes", "0"], 2, &["churn bytes"]);

@@ -168,6 +168,31 @@ pub struct ModelCard {
     pub permission: Vec<serde_json::Value>,
 }
 
+/// A name that a model cannot be served under.
+#[derive(Debug, thiserror::Error)]
+#[error("{problem}; give the name that requests are to send as `model`")]
+pub struct BadModelName {
+    problem: &'static str,
+}
+
+/// A name to serve a model under, if clients can send it and people can read it.
+///
+/// # Errors
+/// [`BadModelName`] for an empty name, which in a request means any model, and for blanks at either
+/// end or control characters, which are slips of a shell and never show.
+pub fn served_model_name(name: &str) -> Result<String, BadModelName> {
+    let problem = if name.trim().is_empty() {
+        "it is empty"
+    } else if name.trim() != name {
+        "it begins or ends with a blank"
+    } else if name.contains(char::is_control) {
+        "it has a control character in it"
+    } else {
+        return Ok(name.to_owned());
+    };
+    Err(BadModelName { problem })
+}
+
 /// `POST /tokenize`: either `prompt` or `messages`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct TokenizeRequest {
@@ -234,6 +259,17 @@ mod tests {
         assert!(prompt("{}").unwrap_err().contains("a list of token ids"));
         assert!(prompt("[-1]").unwrap_err().contains("token ids must be"));
         assert!(prompt(r#"[1,"a"]"#).is_err());
+    }
+
+    #[test]
+    fn models_are_served_under_names_that_can_be_sent_and_seen() {
+        for good in ["simmodel", "meta-llama/Llama-3.1-8B", "my model", "modèle"] {
+            assert_eq!(served_model_name(good).unwrap(), good);
+        }
+        for (bad, why) in [("", "empty"), (" ", "empty"), ("m\n", "blank"), ("a\0b", "control")] {
+            let error = served_model_name(bad).unwrap_err().to_string();
+            assert!(error.contains(why) && error.contains("`model`"), "{bad:?}: {error}");
+        }
     }
 
     #[test]

@@ -27,6 +27,7 @@ fn plan(env: &[(&str, &str)]) -> ClusterPlan {
         decode_count: 2,
         engine: EnginePlan {
             model: "fake".into(),
+            served_model_name: None,
             kv_scale: 1.0,
             time_scale: 0.0,
             num_gpu_blocks: 10,

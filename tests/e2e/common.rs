@@ -33,15 +33,7 @@ impl Role {
         command.args(args).arg("--die-with-parent").envs(env.iter().copied());
         // Failures should be read without a debugger: logs go to the test's own stderr.
         let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
-        let stdout = child.stdout.take().unwrap();
-        let (sender, line) = mpsc::channel();
-        std::thread::spawn(move || {
-            // UCX may log to stdout before; and stdout must be read on, or its writer would stop.
-            let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
-            let _ = sender.send(lines.find(|line| line.starts_with('{')).unwrap_or_default());
-            lines.for_each(|line| eprintln!("{line}"));
-        });
-        let line = line.recv_timeout(PATIENCE).unwrap_or_default();
+        let line = json_line(&mut child);
         let ready = serde_json::from_str(&line);
         let Ok(ready) = ready else {
             let _ = child.kill();
@@ -99,6 +91,50 @@ impl Role {
 }
 
 impl Drop for Role {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The first line of a child's stdout that is JSON; empty if there is none in time.
+fn json_line(child: &mut Child) -> String {
+    let stdout = child.stdout.take().unwrap();
+    let (sender, line) = mpsc::channel();
+    std::thread::spawn(move || {
+        // UCX may log to stdout before; and stdout must be read on, or its writer would stop.
+        let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+        let _ = sender.send(lines.find(|line| line.starts_with('{')).unwrap_or_default());
+        lines.for_each(|line| eprintln!("{line}"));
+    });
+    line.recv_timeout(PATIENCE).unwrap_or_default()
+}
+
+/// `pdlab up` over TCP on a free port. Killed when dropped, and its roles with it.
+pub(crate) struct Up {
+    pub(crate) child: Child,
+    pub(crate) addresses: Value,
+    _logs: tempfile::TempDir,
+}
+
+impl Up {
+    pub(crate) fn start(args: &[&str]) -> Self {
+        let logs = tempfile::tempdir().unwrap();
+        let mut child = Command::new(PDLAB)
+            .args(["up", "--json", "--port", "0", "--transport", "tcp", "--time-scale", "0"])
+            .args(args)
+            .arg("--out")
+            .arg(logs.path().join("run"))
+            .stdout(Stdio::piped())
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let addresses = serde_json::from_str(&json_line(&mut child)).unwrap_or_default();
+        Self { child, addresses, _logs: logs }
+    }
+}
+
+impl Drop for Up {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -1,15 +1,14 @@
 //! The live page: in a real browser, before real processes.
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use serde_json::{Value, json};
 
 use crate::chromium::Chromium;
-use crate::common::{PATIENCE, PDLAB, Role, eventually, get, post, stream};
+use crate::common::{PATIENCE, Role, Up, eventually, get, post, stream};
 
 const TCP: [&str; 4] = ["--transport", "tcp", "--time-scale", "0"];
 
@@ -158,31 +157,10 @@ fn memory(process: &str) -> Value {
            "threads": 9, "slope": slope, "verdict": "leak", "says": "LEAK. 144.0 B per unmap."}]})
 }
 
-/// `pdlab up` as a child. Killed when dropped, and its roles with it.
-struct Up(Child);
-
-impl Drop for Up {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn up_watches_the_memory_of_its_roles_and_outlives_a_worker() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut up = Command::new(PDLAB)
-        .args(["up", "--ui", "--json", "--port", "0", "--transport", "tcp", "--time-scale", "0"])
-        .args(["--churn-rate", "200", "--out"])
-        .arg(dir.path().join("run"))
-        .stdout(Stdio::piped())
-        .stdin(Stdio::null())
-        .spawn()
-        .map(Up)
-        .unwrap();
-    let stdout = BufReader::new(up.0.stdout.take().unwrap());
-    let line = tokio::task::spawn_blocking(|| stdout.lines().find_map(Result::ok)).await.unwrap();
-    let addresses: Value = serde_json::from_str(&line.unwrap()).unwrap();
+    let mut up = Up::start(&["--ui", "--churn-rate", "200"]);
+    let addresses = up.addresses.clone();
     let page = addresses["ui"].as_str().unwrap();
     let state = format!("{page}/state");
     let watched = eventually("the memory of all roles is known", async || {
@@ -212,11 +190,11 @@ async fn up_watches_the_memory_of_its_roles_and_outlives_a_worker() {
         events.iter().any(lost).then_some(())
     })
     .await;
-    assert!(up.0.try_wait().unwrap().is_none(), "it goes on");
+    assert!(up.child.try_wait().unwrap().is_none(), "it goes on");
 
-    let pid = up.0.id().to_string();
+    let pid = up.child.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-    let ended = async || up.0.try_wait().unwrap();
+    let ended = async || up.child.try_wait().unwrap();
     let status = tokio::time::timeout(2 * PATIENCE, eventually("it ends in order", ended)).await;
     assert_eq!(status.unwrap().code(), Some(0));
 }

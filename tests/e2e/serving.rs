@@ -1,6 +1,6 @@
 //! The whole path over real processes: what clients see when all is well.
 
-use crate::common::{Role, Trio, get, post, stream};
+use crate::common::{Role, Trio, Up, get, post, stream};
 use serde_json::{Value, json};
 
 /// 61 tokens: three full blocks and a partial one.
@@ -43,6 +43,24 @@ async fn the_text_is_the_same_with_and_without_disaggregation() {
     let (_, through) = post(&completions(&trio.router), body.clone()).await;
     let (_, alone) = post(&completions(&trio.prefill), body).await;
     assert_eq!(through["choices"][0]["text"], alone["choices"][0]["text"]);
+}
+
+#[tokio::test]
+async fn a_cluster_serves_its_model_under_the_name_it_was_given() {
+    let up = Up::start(&["--served-model-name", "org/mine"]);
+    let url = up.addresses["url"].as_str().unwrap();
+    let (_, models) = get(&format!("{url}/v1/models")).await;
+    assert_eq!(
+        (&models["data"][0]["id"], &models["data"][0]["root"]),
+        (&"org/mine".into(), &"llama-3.1-8b".into())
+    );
+    let ask = async |model: &str| {
+        let body = json!({"model": model, "prompt": PROMPT, "max_tokens": 2});
+        post(&format!("{url}/v1/completions"), body).await
+    };
+    let (status, answer) = ask("org/mine").await;
+    assert_eq!((status, &answer["model"]), (200, &"org/mine".into()), "{answer}");
+    assert_eq!(ask("llama-3.1-8b").await.0, 404, "the preset's name is no longer served");
 }
 
 #[tokio::test]

@@ -80,6 +80,8 @@ pub struct ClusterPlan {
 pub struct EnginePlan {
     /// Model preset.
     pub model: String,
+    /// Name that requests give as `model`; `None` for the preset's.
+    pub served_model_name: Option<String>,
     /// Factor on the KV bytes per token.
     pub kv_scale: f64,
     /// Factor on pretended compute time.
@@ -225,7 +227,8 @@ impl ClusterPlan {
             .option("--max-num-seqs", max_num_seqs)
             .option("--max-num-batched-tokens", self.engine.max_num_batched_tokens)
             .option("--transport", self.transport);
-        args.optional("--ucx", self.ucx.as_ref());
+        args.optional("--served-model-name", self.engine.served_model_name.as_ref())
+            .optional("--ucx", self.ucx.as_ref());
         args.option("--kv-lease-duration", self.kv_lease_duration_s);
         if !self.engine.kv_prefault {
             args.flag("--no-kv-prefault");
@@ -282,6 +285,7 @@ mod tests {
             decode_count: 2,
             engine: EnginePlan {
                 model: "tiny".into(),
+                served_model_name: None,
                 kv_scale: 0.5,
                 time_scale: 0.0,
                 num_gpu_blocks: 100,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use pdlab_api::openai::served_model_name;
 use pdlab_api::ready::{Ready, Role};
 use pdlab_leak::scenario::{Pattern, ScenarioError, Transport, parse_setting};
 use serde::Serialize;
@@ -36,6 +37,9 @@ pub struct UpArgs {
     /// Model preset
     #[arg(long, default_value = "llama-3.1-8b", env = "PDLAB_MODEL")]
     pub model: String,
+    /// Name that requests give as `model` [default: the preset's]
+    #[arg(long, value_name = "NAME", value_parser = served_model_name)]
+    pub served_model_name: Option<String>,
     /// Share of the real KV bytes per token that is moved; 1 is full size
     #[arg(long, default_value_t = 1.0 / 64.0, env = "PDLAB_KV_SCALE")]
     pub kv_scale: f64,
@@ -119,6 +123,7 @@ impl UpArgs {
             decode_count: self.decode_count,
             engine: EnginePlan {
                 model: self.model.clone(),
+                served_model_name: self.served_model_name.clone(),
                 kv_scale: self.kv_scale,
                 time_scale: self.time_scale,
                 num_gpu_blocks: self.num_gpu_blocks,
@@ -246,10 +251,14 @@ mod tests {
 
     #[test]
     fn options_reach_the_command_lines() {
-        let plan = plan("--prefill-count 2 --decode-count 3 --port 0 --churn-rate 0.5").unwrap();
+        let plan = plan(
+            "--prefill-count 2 --decode-count 3 --port 0 --churn-rate 0.5 --served-model-name m",
+        )
+        .unwrap();
         let commands = plan.workers();
         assert_eq!(commands.len(), 5);
         assert!(commands[4].args.join(" ").contains("--churn-rate 0.5"));
+        assert!(commands.iter().all(|c| c.args.join(" ").contains("--served-model-name m ")));
         assert_eq!(
             plan.router(vec![], vec![]).args[..5],
             ["router", "--host", "127.0.0.1", "--port", "0"]

@@ -44,6 +44,7 @@ pub fn cluster(scenario: &Scenario, host: &Host) -> ClusterPlan {
         decode_count: cluster.decode,
         engine: EnginePlan {
             model: cluster.model.clone(),
+            served_model_name: None,
             kv_scale: cluster.kv_scale,
             time_scale: cluster.time_scale,
             num_gpu_blocks: cluster.num_gpu_blocks,
