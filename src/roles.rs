@@ -11,6 +11,7 @@ use pdlab_decode::{Decode, DecodeConfig, DecodeError};
 use pdlab_prefill::{Prefill, PrefillConfig};
 use pdlab_router::{PolicyKind, Router, RouterConfig, WorkerUrl};
 use pdlab_transport::Error as TransportError;
+use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -124,7 +125,7 @@ pub(crate) fn prefill(args: &PrefillArgs) -> Result<(), Failure> {
         engine_id,
         renew_engine_every: args.renew_engine_every,
     };
-    run(args.worker.die_with_parent, |stop| async move {
+    run(two_threads(), args.worker.die_with_parent, |stop| async move {
         let prefill = Prefill::bind(config).await.map_err(Failure::environment)?;
         announce(prefill.ready());
         prefill.serve(stop).await.map_err(Failure::environment)
@@ -150,7 +151,7 @@ pub(crate) fn decode(args: &DecodeArgs) -> Result<(), Failure> {
         seed: args.seed,
         reconnect_every: args.reconnect_every,
     };
-    run(args.worker.die_with_parent, |stop| async move {
+    run(two_threads(), args.worker.die_with_parent, |stop| async move {
         let decode = Decode::bind(config).await.map_err(|error| match error {
             // Such as a fault that this transport cannot have.
             DecodeError::Transport(TransportError::BadConfig { .. }) => Failure::bad_input(error),
@@ -173,7 +174,7 @@ pub(crate) fn router(args: &RouterArgs) -> Result<(), Failure> {
             .map_err(|e| Failure::bad_input(format!("--health-interval is {interval}: {e}")))?;
     }
     config.validate().map_err(Failure::bad_input)?;
-    run(args.die_with_parent, |stop| async move {
+    run(one_thread(), args.die_with_parent, |stop| async move {
         let router = Router::bind(config).await.map_err(Failure::environment)?;
         announce(&Ready {
             role: Role::Router,
@@ -189,8 +190,22 @@ pub(crate) fn router(args: &RouterArgs) -> Result<(), Failure> {
     })
 }
 
+/// For a worker: it is an event loop beside its engine thread, and more threads would only add stacks
+/// and malloc arenas to what is being measured.
+fn two_threads() -> Builder {
+    let mut builder = Builder::new_multi_thread();
+    builder.worker_threads(2);
+    builder
+}
+
+/// For the router: who is woken by a byte passes it on. With a second thread every byte would wake
+/// that one as well, to see whether it could help, which costs more than passing a byte on.
+fn one_thread() -> Builder {
+    Builder::new_current_thread()
+}
+
 /// Runs a role until SIGTERM or Ctrl-C.
-fn run<F, Fut>(die_with_parent: bool, serve: F) -> Result<(), Failure>
+fn run<F, Fut>(mut runtime: Builder, die_with_parent: bool, serve: F) -> Result<(), Failure>
 where
     F: FnOnce(CancellationToken) -> Fut,
     Fut: Future<Output = Result<(), Failure>>,
@@ -199,11 +214,8 @@ where
         follow_parent()?;
     }
     log_to_stderr();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let runtime = runtime
         .enable_all()
-        // A role is an event loop beside its engine thread; more threads would only add stacks
-        // and malloc arenas to what is being measured.
-        .worker_threads(2)
         .build()
         .map_err(|e| Failure::environment(format!("cannot start the runtime: {e}")))?;
     runtime.block_on(async move {

@@ -64,6 +64,15 @@ async fn a_cluster_serves_its_model_under_the_name_it_was_given() {
 }
 
 #[tokio::test]
+async fn the_router_has_one_thread_that_does_it_all() {
+    let trio = Trio::start(&[], &[]);
+    let body = json!({"prompt": PROMPT, "max_tokens": 4});
+    assert_eq!(post(&completions(&trio.router), body).await.0, 200);
+    let threads = std::fs::read_dir(format!("/proc/{}/task", trio.router.pid())).unwrap();
+    assert_eq!(threads.count(), 1, "every further one is woken for nothing");
+}
+
+#[tokio::test]
 async fn a_shared_prefix_is_read_once() {
     let trio = Trio::start(&[], &[]);
     for end in ["one", "two"] {
