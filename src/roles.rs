@@ -190,8 +190,8 @@ pub(crate) fn router(args: &RouterArgs) -> Result<(), Failure> {
     })
 }
 
-/// For a worker: it is an event loop beside its engine thread, and more threads would only add stacks
-/// and malloc arenas to what is being measured.
+/// For a worker: it is an event loop beside its engine thread, and more threads would only add
+/// stacks and malloc arenas to what is being measured.
 fn two_threads() -> Builder {
     let mut builder = Builder::new_multi_thread();
     builder.worker_threads(2);
