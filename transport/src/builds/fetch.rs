@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 
 use sha2::{Digest, Sha256};
 
-use super::pinned::{PACKAGE, Pinned};
-use super::{Error, locate, unpack};
+use super::pinned::{Package, Pinned};
+use super::{Error, bundled, locate, unpack};
 
 /// Prefix of the directories in which fetches work. One that is found while no fetch runs was
 /// left by a fetch that was killed.
@@ -20,7 +20,7 @@ const SCRATCH: &str = ".fetch-";
 pub enum FetchStep {
     /// Another process fetches into the same cache; this one waits for it.
     Waiting,
-    /// pip downloads the wheel: 25 to 45 MB.
+    /// pip downloads the wheel: 23 to 45 MB.
     Downloading {
         /// Package and version, as pip knows it.
         requirement: String,
@@ -56,14 +56,18 @@ pub(super) fn fetch(
         .prefix(SCRATCH)
         .tempdir_in(dir)
         .map_err(Error::cache("create a directory in", dir))?;
-    let requirement = format!("{PACKAGE}=={}", pinned.wheel);
+    let requirement = format!("{}=={}", pinned.package.name(), pinned.wheel);
     progress(FetchStep::Downloading { requirement: requirement.clone() });
-    let wheel = download(&requirement, sha256, python, scratch.path())?;
+    let wheel =
+        download(&requirement, pinned.package.pip_args(ARCH), sha256, python, scratch.path())?;
     progress(FetchStep::Verifying);
     verify(&wheel, sha256)?;
     progress(FetchStep::Unpacking);
     let unpacked = scratch.path().join("build");
     unpack::unpack(&wheel, &unpacked)?;
+    if pinned.package == Package::Nixl {
+        bundled::link(&unpacked.join(bundled::NIXL_LIBS), &locate::listed_by_linker)?;
+    }
     if locate::in_path(&unpacked).is_err() {
         let reason = format!("there is no {} for {ARCH} in it", locate::LIBUCP);
         return Err(Error::BadWheel { wheel: requirement, reason });
@@ -111,6 +115,7 @@ fn remove_leftovers(dir: &Path) -> Result<(), Error> {
 /// Has pip download the wheel into `scratch`. pip checks the hash, too, and takes no other file.
 fn download(
     requirement: &str,
+    which: Vec<String>,
     sha256: &str,
     python: &Path,
     scratch: &Path,
@@ -122,6 +127,7 @@ fn download(
     let output = Command::new(python)
         .args(["-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--require-hashes"])
         .args(["--no-input", "--disable-pip-version-check", "--progress-bar", "off"])
+        .args(which)
         .arg("--requirement")
         .arg(&requirements)
         .arg("--dest")

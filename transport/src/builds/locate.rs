@@ -8,13 +8,14 @@ use std::{
     process::{Command, Stdio},
 };
 
-use super::Error;
+use super::{Error, bundled};
 
 /// The library's file name: the name that UCX has carried through every 1.x.
 pub(super) const LIBUCP: &str = "libucp.so.0";
 
 /// Where below a given directory UCX may be: the directory itself, an installation prefix, an HPC-X tree, an unpacked wheel.
-const SUBDIRS: &[&str] = &["", "lib", "lib64", "ucx/lib", "ucx/lib64", "libucx/lib"];
+const SUBDIRS: &[&str] =
+    &["", "lib", "lib64", "ucx/lib", "ucx/lib64", "libucx/lib", bundled::NIXL_LIBS];
 
 /// Directories of the dynamic linker that `ldconfig` may not list in a container.
 const SYSTEM_DIRS: &[&str] = &[
@@ -58,15 +59,7 @@ pub(super) fn in_path(path: &Path) -> Result<PathBuf, Error> {
 
 /// The library that the dynamic linker would take, else the first one in the usual directories.
 pub(super) fn in_system() -> Result<PathBuf, Error> {
-    let listed = ["ldconfig", "/sbin/ldconfig"].iter().find_map(|program| {
-        let output = Command::new(program)
-            .arg("-p")
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .output()
-            .ok()?;
-        first_listed(&String::from_utf8_lossy(&output.stdout))
-    });
+    let listed = listed_by_linker(LIBUCP);
     let usual = SYSTEM_DIRS.iter().map(|dir| Path::new(dir).join(LIBUCP));
     listed
         .into_iter()
@@ -75,11 +68,24 @@ pub(super) fn in_system() -> Result<PathBuf, Error> {
         .ok_or_else(|| Error::NoSystemUcx { looked_in: SYSTEM_DIRS.join(", ") })
 }
 
+/// Where the dynamic linker finds `library`, by its own list.
+pub(super) fn listed_by_linker(library: &str) -> Option<PathBuf> {
+    ["ldconfig", "/sbin/ldconfig"].iter().find_map(|program| {
+        let output = Command::new(program)
+            .arg("-p")
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .output()
+            .ok()?;
+        first_listed(library, &String::from_utf8_lossy(&output.stdout))
+    })
+}
+
 /// Reads a line of `ldconfig -p`: `libucp.so.0 (libc6,x86-64) => /lib/x86_64-linux-gnu/libucp.so.0`.
-fn first_listed(output: &str) -> Option<PathBuf> {
+fn first_listed(library: &str, output: &str) -> Option<PathBuf> {
     output
         .lines()
-        .filter(|line| line.split_whitespace().next() == Some(LIBUCP))
+        .filter(|line| line.split_whitespace().next() == Some(library))
         .find_map(|line| line.split_once("=> ").map(|(_, path)| PathBuf::from(path.trim())))
 }
 
@@ -176,7 +182,7 @@ pub(super) mod tests {
     #[test]
     fn the_linkers_list_is_read() {
         let output = "42 libs found in cache\n\tlibucpx.so.0 (libc6) => /no\n\tlibucp.so.0 (libc6,x86-64) => /lib/libucp.so.0\n";
-        assert_eq!(first_listed(output), Some("/lib/libucp.so.0".into()));
-        assert_eq!(first_listed("nothing here"), None);
+        assert_eq!(first_listed(LIBUCP, output), Some("/lib/libucp.so.0".into()));
+        assert_eq!(first_listed(LIBUCP, "nothing here"), None);
     }
 }

@@ -1,9 +1,9 @@
 //! UCX builds: naming one, finding it, fetching it.
 //!
 //! The UCX backend opens its library at run time, so that one program runs every UCX. A *build* is
-//! a directory with `libucp.so.0` in it. Users name it by version (`1.19.0`, fetched from the
-//! Python package index and kept in a cache directory), as `system`, or by a path (an HPC-X or
-//! MOFED tree, a build of their own).
+//! a directory with `libucp.so.0` in it. Users name it by version (`1.19.0`, or `nixl-0.7.1` for the
+//! one that NIXL brings along; fetched from the Python package index and kept in a cache directory),
+//! as `system`, or by a path (an HPC-X or MOFED tree, a build of their own).
 //!
 //! This module moves files only. It compiles without the cargo feature `ucx`, so that every
 //! program can list and fetch builds, and never loads what it finds.
@@ -12,12 +12,14 @@
 //! - [`Builds`]: the cache directory; lists, fetches and resolves.
 //! - `pinned`: the versions that can be fetched, with the SHA-256 of each wheel.
 //! - `locate`: where `libucp.so.0` may be, and whether this machine can load it.
+//! - `bundled`: a UCX that a wheel brings along under other names.
 //! - `fetch`, `unpack`: from the package index into the cache, all or nothing.
 //!
 //! # Concurrency
 //! Any number of processes may share a cache directory. A build appears in it by one `rename`, so
 //! it is there as a whole or not at all; fetches take turns by a lock file.
 
+mod bundled;
 mod error;
 mod fetch;
 mod locate;

@@ -15,7 +15,7 @@ use super::Error;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum BuildSpec {
-    /// A version fetched from the package index: `1.19.0`.
+    /// Fetched from the package index: a version, `1.19.0`, or the UCX of a NIXL, `nixl-0.7.1`.
     Version(String),
     /// The UCX that is installed on this machine: `system`.
     System,
@@ -26,12 +26,15 @@ pub enum BuildSpec {
 impl FromStr for BuildSpec {
     type Err = Error;
 
-    /// A slash or a leading dot makes a path, a leading digit a version. Nothing is looked up yet.
+    /// A slash or a leading dot makes a path, a leading digit or `nixl-` what is fetched. Nothing is
+    /// looked up yet.
     fn from_str(text: &str) -> Result<Self, Error> {
         match text {
             "system" => Ok(Self::System),
             _ if text.contains('/') || text.starts_with('.') => Ok(Self::Path(text.into())),
-            _ if text.starts_with(|c: char| c.is_ascii_digit()) => Ok(Self::Version(text.into())),
+            _ if text.starts_with(|c: char| c.is_ascii_digit()) || text.starts_with("nixl-") => {
+                Ok(Self::Version(text.into()))
+            }
             _ => Err(Error::BadSpec(text.into())),
         }
     }
@@ -55,6 +58,7 @@ mod tests {
     fn the_three_forms_parse_and_print_back() {
         for (text, spec) in [
             ("1.16.0", BuildSpec::Version("1.16.0".into())),
+            ("nixl-0.7.1", BuildSpec::Version("nixl-0.7.1".into())),
             ("system", BuildSpec::System),
             ("/opt/hpcx/ucx", BuildSpec::Path("/opt/hpcx/ucx".into())),
             ("./ucx", BuildSpec::Path("./ucx".into())),

@@ -7,7 +7,7 @@ use std::path::{Component, Path};
 
 use zip::ZipArchive;
 
-use super::Error;
+use super::{Error, bundled};
 
 /// UCX's own benchmark, next to its libraries.
 const PERFTEST: &str = "ucx_perftest";
@@ -56,6 +56,11 @@ fn wanted(name: &Path) -> bool {
         ("libucx", "lib") => file.ends_with(".so.0") && !file.starts_with("libucx_perftest"),
         ("libucx", "etc") => true,
         ("libucx", "bin") => file == PERFTEST,
+        (bundled::NIXL_LIBS, "ucx") => {
+            file.ends_with(".so.0") && !file.starts_with("libucx_perftest")
+        }
+        // Most of what is there is NIXL's.
+        (bundled::NIXL_LIBS, _) => bundled::is_ucx(&file),
         _ if top.ends_with(".libs") => true,
         _ if top.ends_with(".dist-info") => file == "LICENSE",
         _ => false,
@@ -120,6 +125,28 @@ pub(super) mod tests {
         assert_eq!(mode & 0o777, 0o755);
         for name in skip {
             assert!(!into.join(name).exists(), "{name}");
+        }
+    }
+
+    #[test]
+    fn of_nixl_only_its_ucx_comes_out() {
+        let wanted = |name: &str| wanted(Path::new(name));
+        for keep in [
+            "nixl_cu12.libs/libucs-311e600f.so.0.0.0",
+            "nixl_cu12.libs/libibverbs-1de1263b.so.1.14.48.0",
+            "nixl_cu12.libs/ucx/libuct_ib.so.0",
+            "nixl_cu12-0.7.1.dist-info/LICENSE",
+        ] {
+            assert!(wanted(keep), "{keep}");
+        }
+        for skip in [
+            "nixl_cu12.libs/libgrpc-fc22ff19.so.48.0.0",
+            "nixl_cu12.libs/libucx_utils-32b59d93.so",
+            "nixl_cu12.libs/ucx/libuct_ib.so.0.0.0",
+            "nixl_cu12.libs/ucx/libucx_perftest_mad.so.0",
+            "nixl_cu12/_bindings.so",
+        ] {
+            assert!(!wanted(skip), "{skip}");
         }
     }
 
