@@ -6,7 +6,7 @@ use crate::descriptors::Descriptors;
 use crate::evidence::claims;
 use crate::gauge::{Axes, Gauge};
 use crate::layout::{Class, Layout};
-use crate::ledger::{Balance, Basis, Ledger, Owner};
+use crate::ledger::{Balance, Basis, Ledger, Owner, beside};
 use crate::result::SignatureRef;
 use crate::sample::Sample;
 use crate::signature::{Finding, Known, Proof, Signature, recognise};
@@ -100,7 +100,10 @@ pub fn attribute(known: &Known, grounds: &Grounds<'_>) -> Attribution {
     Attribution {
         owners: owners(&memory),
         explained_ratio,
-        memory: memory.balance(),
+        memory: Balance {
+            beside: grounds.samples.map_or_else(Vec::new, |(first, last)| beside(first, last)),
+            ..memory.balance()
+        },
         signature,
         proof,
         top,

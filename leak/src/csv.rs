@@ -1,18 +1,20 @@
 //! `samples.csv`: one line per reading, numbers only but for the name of the process.
 //!
 //! Columns: `process`, `t_us` (microseconds since the measurement began), the counters of [`Work`], the readings of
-//! [`Memory`] and the [`Counts`] under their own names; a count that the process cannot tell is empty. Names are safe
+//! [`Memory`], the [`Counts`] and the RDMA [`Objects`] under their own names; a count that nobody can tell is empty. Names are safe
 //! by construction (no commas, quotes or line ends), so nothing is quoted. A reader finds columns by name, ignores
 //! those it does not know, and does without those that older files lack (`LATER`).
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, Write};
 
+use crate::rdma::Objects;
 use crate::sample::{Counts, Memory, Sample};
 use crate::work::Work;
 
-/// Columns that files of earlier versions do not have; their counters are 0 there.
-const LATER: [&str; 1] = ["counted"];
+/// Columns that files of earlier versions do not have; their counters are 0 there, and RDMA objects not known.
+const LATER: [&str; 7] =
+    ["counted", "rdma_devices", "rdma_mrs", "rdma_mr_bytes", "rdma_qps", "rdma_cqs", "rdma_pds"];
 
 /// A file of samples cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +58,9 @@ impl<W: Write> CsvWriter<W> {
         for (_, value) in sample.work.fields().into_iter().chain(sample.memory.fields()) {
             write!(self.out, ",{value}")?;
         }
-        for (_, value) in sample.held.fields() {
+        let rdma = Objects::default().fields().map(|(name, _)| (name, None));
+        let rdma = sample.rdma.map_or(rdma, |objects| objects.fields().map(|(n, v)| (n, Some(v))));
+        for (_, value) in sample.held.fields().into_iter().chain(rdma) {
             match value {
                 Some(value) => write!(self.out, ",{value}")?,
                 None => write!(self.out, ",")?,
@@ -83,7 +87,9 @@ fn header() -> Vec<&'static str> {
     let counters = Work::default().fields().map(|(name, _)| name);
     let readings = Memory::default().fields().map(|(name, _)| name);
     let counts = Counts::default().fields().map(|(name, _)| name);
-    ["process", "t_us"].into_iter().chain(counters).chain(readings).chain(counts).collect()
+    let objects = Objects::default().fields().map(|(name, _)| name);
+    let own = counters.into_iter().chain(readings).chain(counts).chain(objects);
+    ["process", "t_us"].into_iter().chain(own).collect()
 }
 
 fn is_process_name(name: &str) -> bool {
@@ -131,6 +137,14 @@ impl Columns {
             "" => Ok(None),
             _ => number(name).map(Some),
         };
+        let object = |name: &'static str| match self.at.get(name).map(|&at| fields[at]) {
+            None | Some("") => Ok(None),
+            Some(_) => number(name).map(Some),
+        };
+        // All of them are told, or none.
+        let objects = Objects::default().fields().map(|(name, _)| name);
+        let objects = objects.into_iter().map(object).collect::<Result<Vec<_>, _>>()?;
+        let mut objects = objects.into_iter();
         let process = fields[self.at["process"]];
         if !is_process_name(process) {
             return Err(wrong(line, format!("process is {process:?}, which is no name")));
@@ -182,6 +196,7 @@ impl Columns {
                 rcache_bytes: known("rcache_bytes")?,
                 rcache_queue: known("rcache_queue")?,
             },
+            rdma: Objects::of_fields(|_| objects.next().flatten()),
         })
     }
 }
@@ -205,7 +220,8 @@ mod tests {
     fn sample() -> impl Strategy<Value = Sample> {
         let numbers = proptest::collection::vec(any::<u64>(), 35);
         let known = proptest::collection::vec(any::<Option<u64>>(), 4);
-        ("[a-zA-Z0-9._-]{1,12}", numbers, known).prop_map(|(process, n, known)| {
+        let rdma = any::<Option<[u64; 6]>>();
+        ("[a-zA-Z0-9._-]{1,12}", numbers, known, rdma).prop_map(|(process, n, known, rdma)| {
             let mut n = n.into_iter();
             let mut next = || n.next().expect("there are as many numbers as fields");
             Sample {
@@ -255,6 +271,10 @@ mod tests {
                     rcache_bytes: known[2],
                     rcache_queue: known[3],
                 },
+                rdma: rdma.and_then(|numbers| {
+                    let mut numbers = numbers.into_iter();
+                    Objects::of_fields(|_| numbers.next())
+                }),
             }
         })
     }

@@ -51,13 +51,26 @@ names! {
         RcacheQueue = "rcache_queue",
         /// Bytes that UCX still has registered and the role has not: registrations that outlived their memory.
         Outlived = "outlived",
+        /// Bytes pinned for RDMA devices beyond what the role has registered: pages of registrations that outlived their
+        /// memory, which no RSS shows.
+        PinnedOutlived = "pinned_outlived",
+        /// Memory regions on RDMA devices, as the kernel counts them.
+        RdmaMrs = "rdma_mrs",
+        /// Bytes in them.
+        RdmaMrBytes = "rdma_mr_bytes",
+        /// Queue pairs.
+        RdmaQps = "rdma_qps",
+        /// Completion queues.
+        RdmaCqs = "rdma_cqs",
+        /// Protection domains.
+        RdmaPds = "rdma_pds",
     }
 }
 
 impl Gauge {
     /// The number that it reads off `sample`; `None` if the process does not tell it.
     pub fn of(self, sample: &Sample) -> Option<u64> {
-        let (memory, held) = (&sample.memory, &sample.held);
+        let (memory, held, rdma) = (&sample.memory, &sample.held, sample.rdma.as_ref());
         match self {
             Gauge::Held => Some(held_bytes(memory)),
             Gauge::Rss => Some(memory.rss_bytes),
@@ -79,6 +92,15 @@ impl Gauge {
             Gauge::Outlived => {
                 held.rcache_bytes.map(|bytes| bytes.saturating_sub(held.registered_bytes))
             }
+            Gauge::PinnedOutlived => rdma.map(|rdma| {
+                let own = held.registered_bytes.saturating_mul(rdma.devices.max(1));
+                memory.pinned_bytes.saturating_sub(own)
+            }),
+            Gauge::RdmaMrs => rdma.map(|rdma| rdma.memory_regions),
+            Gauge::RdmaMrBytes => rdma.map(|rdma| rdma.region_bytes),
+            Gauge::RdmaQps => rdma.map(|rdma| rdma.queue_pairs),
+            Gauge::RdmaCqs => rdma.map(|rdma| rdma.completion_queues),
+            Gauge::RdmaPds => rdma.map(|rdma| rdma.protection_domains),
         }
     }
 
@@ -90,7 +112,9 @@ impl Gauge {
             | Gauge::Pinned
             | Gauge::Registered
             | Gauge::RcacheBytes
-            | Gauge::Outlived => true,
+            | Gauge::Outlived
+            | Gauge::PinnedOutlived
+            | Gauge::RdmaMrBytes => true,
             Gauge::Fds
             | Gauge::Threads
             | Gauge::KvBlocks
@@ -102,7 +126,11 @@ impl Gauge {
             | Gauge::Notifications
             | Gauge::RemoteEngines
             | Gauge::RcacheRegions
-            | Gauge::RcacheQueue => false,
+            | Gauge::RcacheQueue
+            | Gauge::RdmaMrs
+            | Gauge::RdmaQps
+            | Gauge::RdmaCqs
+            | Gauge::RdmaPds => false,
         }
     }
 
@@ -126,6 +154,12 @@ impl Gauge {
             Gauge::RemoteEngines => "remote engines",
             Gauge::RcacheRegions => "cached registrations",
             Gauge::RcacheQueue => "queued invalidations",
+            Gauge::PinnedOutlived => "B pinned for nothing",
+            Gauge::RdmaMrs => "RDMA memory regions",
+            Gauge::RdmaMrBytes => "B in RDMA memory regions",
+            Gauge::RdmaQps => "RDMA queue pairs",
+            Gauge::RdmaCqs => "RDMA completion queues",
+            Gauge::RdmaPds => "RDMA protection domains",
         }
     }
 
@@ -137,6 +171,8 @@ impl Gauge {
             Gauge::Registered => "registered memory".to_string(),
             Gauge::RcacheBytes => "UCX's registration cache".to_string(),
             Gauge::Outlived => "memory registered for nothing".to_string(),
+            Gauge::PinnedOutlived => "memory pinned for nothing".to_string(),
+            Gauge::RdmaMrBytes => "memory in RDMA memory regions".to_string(),
             count => format!("the number of {}", count.label()),
         }
     }
@@ -179,6 +215,7 @@ fn held_bytes(memory: &Memory) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rdma::Objects;
     use crate::sample::Counts;
 
     fn sample(memory: Memory, held: Counts) -> Sample {
@@ -214,6 +251,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_pinned_for_nothing_is_what_the_role_has_not_registered() {
+        let pinned = |pinned_bytes, registered_bytes, rdma| {
+            let memory = Memory { pinned_bytes, ..Memory::default() };
+            let held = Counts { registered_bytes, ..Counts::default() };
+            Gauge::PinnedOutlived.of(&Sample { rdma, ..sample(memory, held) })
+        };
+        let on = |devices| Some(Objects { devices, ..Objects::default() });
+        assert_eq!(pinned(5000, 4096, on(1)), Some(904));
+        assert_eq!(pinned(9000, 4096, on(2)), Some(9000 - 8192), "each device pins");
+        assert_eq!(pinned(100, 4096, on(1)), Some(0));
+        assert_eq!(pinned(5000, 4096, None), None, "unknown is not zero");
+    }
+
+    #[test]
     fn every_gauge_reads_a_number_of_its_own() {
         let n = |n: u64| Some(100 + n);
         let held = Counts {
@@ -234,12 +285,20 @@ mod tests {
         let memory = Memory {
             anonymous_bytes: 113,
             rss_bytes: 114,
-            pinned_bytes: 115,
+            pinned_bytes: 115, // 11 beyond what is registered
             threads: 116,
             fds: 117,
             ..Memory::default()
         };
-        let sample = sample(memory, held);
+        let rdma = Objects {
+            devices: 0, // taken for one
+            memory_regions: 118,
+            region_bytes: 119,
+            queue_pairs: 120,
+            completion_queues: 121,
+            protection_domains: 122,
+        };
+        let sample = Sample { rdma: Some(rdma), ..sample(memory, held) };
         let read: std::collections::BTreeSet<u64> =
             Gauge::ALL.iter().map(|gauge| gauge.of(&sample).expect("all are told")).collect();
         assert_eq!(read.len(), Gauge::ALL.len());

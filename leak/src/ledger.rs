@@ -16,8 +16,13 @@
 //! negative, and says so.
 //!
 //! Of what is no memory (file descriptors, KV blocks) the process's own counters are the ledger: [`Ledger::counted`].
+//!
+//! Pinned pages are resident as long as they are mapped, and then some row above has them already. So pinned memory and
+//! RDMA objects never enter the sum; they stand [`beside`] it.
 
 use serde::{Deserialize, Serialize};
+
+pub use crate::beside::{Beside, beside};
 
 use crate::descriptors::Descriptors;
 use crate::gauge::Gauge;
@@ -89,6 +94,10 @@ pub struct Balance {
     pub rows: Vec<Owner>,
     /// Share of all that was gained that owners with a name hold; null if nothing was gained.
     pub explained_ratio: Option<f64>,
+    /// What the process holds of devices, beside the sum: pinned memory and RDMA objects. Empty where it holds none, and
+    /// in files of earlier versions.
+    #[serde(default)]
+    pub beside: Vec<Beside>,
 }
 
 impl Balance {
@@ -188,14 +197,14 @@ impl Ledger {
             Gauge::RcacheRegions | Gauge::RcacheBytes | Gauge::Outlived => {
                 vec![("UCX registration cache, regions".to_string(), all)]
             }
+            Gauge::Pinned | Gauge::PinnedOutlived | Gauge::RdmaMrBytes | Gauge::RdmaMrs => {
+                registrations(gauge, all, first, last)
+            }
             other => vec![(other.label().to_string(), all)],
         };
-        let entry = |(name, gained)| Entry {
-            name,
-            class: None,
-            gained,
-            basis: Basis::Counter,
-            stack: None,
+        let entry = |(name, gained): (String, i64)| {
+            let basis = if name == UNEXPLAINED { Basis::None } else { Basis::Counter };
+            Entry { name, class: None, gained, basis, stack: None }
         };
         let entries = parts.into_iter().map(entry).collect();
         Ledger { entries, in_bytes: gauge.is_bytes(), totals: (0, 0) }
@@ -292,6 +301,7 @@ impl Ledger {
             end_bytes: self.totals.1,
             rows: self.owners(),
             explained_ratio: self.explained_ratio(),
+            beside: Vec::new(),
         }
     }
 
@@ -311,6 +321,38 @@ impl Ledger {
     fn gained(&self) -> i64 {
         self.entries.iter().map(|entry| entry.gained.max(0)).sum()
     }
+}
+
+/// Whose registrations have made `gauge`, which a device's memory regions are behind, grow by `all`: regions of the role
+/// that it tells of, then those that UCX's registration cache has beyond them. Each device of the process has a memory
+/// region of its own for every one, and pins its pages again. What is left is registered by somebody who tells nobody, such
+/// as the message buffers of a library.
+fn registrations(gauge: Gauge, all: i64, first: &Sample, last: &Sample) -> Vec<(String, i64)> {
+    let held = |sample: &Sample| {
+        let (own, cached) = match gauge {
+            Gauge::RdmaMrs => (sample.held.regions, sample.held.rcache_regions),
+            _ => (sample.held.registered_bytes, sample.held.rcache_bytes),
+        };
+        (own as i64, cached.unwrap_or(own).saturating_sub(own) as i64)
+    };
+    let devices = last.rdma.map_or(1, |rdma| rdma.devices.max(1)) as i64;
+    let (from, to) = (held(first), held(last));
+    let own = if gauge == Gauge::PinnedOutlived { 0 } else { to.0 - from.0 };
+    let mut parts = [
+        ("memory regions", own * devices),
+        ("UCX registration cache, regions", (to.1 - from.1) * devices),
+    ];
+    // What was given back first: it makes room for what was taken, of which nobody can have more than there is.
+    parts.sort_by_key(|(_, gained)| *gained);
+    let mut left = all;
+    let mut rows: Vec<(String, i64)> = Vec::new();
+    for (name, gained) in parts {
+        let gained = gained.min(left.max(0));
+        left -= gained;
+        rows.push((name.to_string(), gained));
+    }
+    rows.push((UNEXPLAINED.to_string(), left));
+    rows
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //!
 //! - [`work`]: counters of work, the axis that slopes are given on.
 //! - [`sampler`]: reads a process; [`sample`]: one reading of memory and work; [`csv`]: `samples.csv`.
+//! - [`rdma`]: memory regions, queue pairs and the like that the kernel counts for a process.
 //! - [`gauge`]: which number of a reading is judged: bytes, or a count of something held.
 //! - [`smaps`], [`layout`]: the mappings of a process and what holds them; [`descriptors`]: its open files by kind.
 //! - [`ledger`]: growth by owner; [`evidence`]: what the process's own counters prove about it; [`attribution`]: all
@@ -20,6 +21,7 @@
 //! - [`version`]: UCX versions and ranges of them.
 
 pub mod attribution;
+mod beside;
 pub mod csv;
 pub mod descriptors;
 pub mod estimate;
@@ -31,6 +33,7 @@ pub mod gauge;
 pub mod layout;
 pub mod ledger;
 mod names;
+pub mod rdma;
 pub mod result;
 pub mod sample;
 pub mod sampler;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::rdma::Objects;
 use crate::work::{Unit, Work};
 
 /// Memory of a process at one moment, in bytes unless the name says otherwise.
@@ -138,6 +139,9 @@ pub struct Sample {
     /// What the role itself says it holds.
     #[serde(default)]
     pub held: Counts,
+    /// Its RDMA objects, as the kernel counts them. `None` where there is no RDMA device, or nobody has asked.
+    #[serde(default)]
+    pub rdma: Option<Objects>,
 }
 
 impl Sample {

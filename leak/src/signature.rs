@@ -46,6 +46,9 @@ pub struct Signature {
     /// What grows. Absent: memory that is held.
     #[serde(default)]
     pub gauge: Gauge,
+    /// Gauges that show the same in another way, with slopes in the same range and the same owner.
+    #[serde(default)]
+    pub also: Vec<Gauge>,
     /// Lowest slope that it causes, in what the gauge counts per unit.
     pub slope_min: f64,
     /// Highest slope that it causes.
@@ -243,11 +246,13 @@ impl Signature {
         }
         let slope = finding.slope.low <= self.slope_max && finding.slope.high >= self.slope_min;
         let owner = self.class.is_some() || finding.owner.is_none_or(|owner| owner == self.owner);
-        let grows = finding.axes == Axes { gauge: self.gauge, unit: self.unit }
-            && version(false)
-            && (self.class.is_none() || finding.top_class == self.class)
-            && slope
-            && owner;
+        let shown = self.also.iter().chain([&self.gauge]);
+        let grows =
+            shown.map(|&gauge| Axes { gauge, unit: self.unit }).any(|axes| axes == finding.axes)
+                && version(false)
+                && (self.class.is_none() || finding.top_class == self.class)
+                && slope
+                && owner;
         grows.then_some(Proof::Growth)
     }
 

@@ -112,6 +112,7 @@ impl Process {
             work: counters(&snapshot.work),
             memory,
             held: held(&snapshot),
+            rdma: None,
         })
     }
 }

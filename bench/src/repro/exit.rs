@@ -62,6 +62,11 @@ pub enum ReproError {
         /// Why not.
         source: SampleError,
     },
+    /// The kernel does not tell of RDMA objects any more.
+    #[error(
+        "cannot read the RDMA objects of the roles: {0}; was a device removed? `rdma resource show` asks the same"
+    )]
+    Rdma(#[source] io::Error),
     /// The processor time of a role cannot be read.
     #[error("cannot read the processor time of {process}: {reason}")]
     Cpu {
@@ -106,6 +111,7 @@ impl ReproError {
             | Self::Load(_)
             | Self::Stalled(_)
             | Self::Sample { .. }
+            | Self::Rdma(_)
             | Self::Cpu { .. }
             | Self::RunDir(_)
             | Self::Write { .. } => Exit::Environment,

@@ -154,6 +154,7 @@ fn sample(process: &str, ms: u64, work: Work, bytes: f64) -> Sample {
         work,
         memory,
         held: sample::Counts::default(),
+        rdma: None,
     }
 }
 

@@ -4,7 +4,7 @@
 use pdlab_leak::attribution::Attribution;
 use pdlab_leak::explain;
 use pdlab_leak::gauge::Gauge;
-use pdlab_leak::ledger::{Basis, Owner};
+use pdlab_leak::ledger::{Basis, Beside, Owner};
 use pdlab_leak::result::TraceNote;
 use pdlab_leak::signature::Known;
 use pdlab_leak::verdict::VerdictKind;
@@ -40,6 +40,7 @@ pub fn section(
     if matches!(measurement.axes.gauge, Gauge::Held | Gauge::Rss) {
         ledger(page, &measurement.judged, attribution);
     }
+    devices(page, &attribution.memory.beside);
     if let Some(stack) = top_stack(attribution) {
         page.item("top stack", &stack);
     }
@@ -80,6 +81,18 @@ fn ledger(page: &mut Sheet, process: &str, attribution: &Attribution) {
         ""
     ));
     page.blank();
+}
+
+/// What is held of devices, which is no part of the sum: pages that are pinned are resident already, or unmapped.
+fn devices(page: &mut Sheet, beside: &[Beside]) {
+    let line = |row: &Beside| {
+        let (start, end) = (grouped(row.start), grouped(row.end));
+        format!("{} {start} to {end} ({})", row.name(), signed(row.gained()))
+    };
+    let lines: Vec<String> = beside.iter().map(line).collect();
+    if !lines.is_empty() {
+        page.item("devices", &lines.join("\n"));
+    }
 }
 
 fn known(row: &Owner) -> &'static str {
@@ -169,6 +182,19 @@ mod tests {
         }
         assert!(!text.contains("unknown"), "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+    }
+
+    #[test]
+    fn what_devices_pin_stands_beside_the_sum() {
+        let mut page = Sheet::default();
+        devices(&mut page, &[]);
+        assert_eq!(page.text, "", "where there is no device, nothing is said");
+        devices(&mut page, &[Beside { gauge: Gauge::Pinned, start: 4096, end: 1_052_672 }]);
+        assert!(
+            page.text.contains("pinned for devices 4,096 to 1,052,672 (+1,048,576)"),
+            "{}",
+            page.text
+        );
     }
 
     #[test]

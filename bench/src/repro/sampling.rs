@@ -1,10 +1,12 @@
 //! Reads the roles of a cluster: memory from `/proc`, paired with counters over HTTP.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use pdlab_api::snapshot::AddressRange;
 use pdlab_leak::descriptors::Descriptors;
 use pdlab_leak::layout::{Range, Told};
+use pdlab_leak::rdma::{Objects, Tracker};
 use pdlab_leak::sample::Sample;
 use pdlab_leak::sampler::{SampleError, Survey, Watched};
 use pdlab_leak::scenario::Role;
@@ -23,6 +25,8 @@ pub struct Watch {
     judged: usize,
     /// Where the KV pool of the judged process lies.
     kv_pool: Option<Range>,
+    /// What the roles hold of RDMA devices, where there are any.
+    rdma: Option<Tracker>,
     /// The zero of all times.
     began: Instant,
 }
@@ -47,7 +51,7 @@ impl Watch {
         // The pool is mapped once, at start, and stays where it is.
         let kv_pool = cluster.snapshot(judged).await?.kv_pool;
         let kv_pool = kv_pool.map(|pool| Range { base: pool.base, len_bytes: pool.len_bytes });
-        Ok(Self { watched, judged, kv_pool, began: Instant::now() })
+        Ok(Self { watched, judged, kv_pool, rdma: Tracker::open(), began: Instant::now() })
     }
 
     /// Watches the process that is now at `index` of [`Cluster::roles`]: the one before has died.
@@ -75,10 +79,14 @@ impl Watch {
     ///
     /// # Errors
     /// If a role has died, does not answer, or cannot be read.
-    pub async fn read(&self, cluster: &mut Cluster) -> Result<Vec<Sample>, ReproError> {
+    pub async fn read(&mut self, cluster: &mut Cluster) -> Result<Vec<Sample>, ReproError> {
+        let objects = self.objects()?;
         let mut samples = Vec::with_capacity(self.watched.len());
         for index in 0..self.watched.len() {
-            samples.push(self.read_one(cluster, index).await?);
+            let mut sample = self.read_one(cluster, index).await?;
+            let pid = cluster.roles()[index].pid();
+            sample.rdma = objects.as_ref().map(|of| of.get(&pid).copied().unwrap_or_default());
+            samples.push(sample);
         }
         Ok(samples)
     }
@@ -114,6 +122,12 @@ impl Watch {
         &self.watched[self.judged]
     }
 
+    /// The RDMA objects of every process; `None` where there is no RDMA device.
+    fn objects(&mut self) -> Result<Option<BTreeMap<u32, Objects>>, ReproError> {
+        let Some(tracker) = &mut self.rdma else { return Ok(None) };
+        tracker.read().map(Some).map_err(ReproError::Rdma)
+    }
+
     async fn read_one(&self, cluster: &mut Cluster, index: usize) -> Result<Sample, ReproError> {
         let before = self.counted(cluster, index).await?;
         let begun_us = self.now_us();
@@ -129,7 +143,7 @@ impl Watch {
         let after = self.counted(cluster, index).await?;
         let process = cluster.roles()[index].label().to_owned();
         let Counted { work, held, .. } = interpolate(before, after, t_us);
-        Ok(Sample { process, t_us, work, memory, held })
+        Ok(Sample { process, t_us, work, memory, held, rdma: None })
     }
 
     async fn counted(&self, cluster: &mut Cluster, index: usize) -> Result<Counted, ReproError> {

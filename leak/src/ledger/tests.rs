@@ -2,7 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::layout::{Range, Segments, Told};
-use crate::sample::Counts;
+use crate::rdma::Objects;
+use crate::sample::{Counts, Memory};
 use crate::smaps::{self, Mapping};
 use crate::trace::space::Span;
 
@@ -137,6 +138,45 @@ fn what_is_counted_has_owners_too() {
     };
     let outlived = owners(Gauge::Outlived, &bytes(Some(10)), &bytes(Some(4106)));
     assert_eq!(outlived, [("UCX registration cache, regions".into(), 4096, 1.0)]);
+}
+
+#[test]
+fn pinned_memory_belongs_to_who_has_registered_it_on_every_device() {
+    let sample = |pinned_bytes, registered_bytes, rcache_bytes, devices| Sample {
+        memory: Memory { pinned_bytes, ..Memory::default() },
+        held: Counts { registered_bytes, rcache_bytes, ..Counts::default() },
+        rdma: Some(Objects { devices, ..Objects::default() }),
+        ..Sample::default()
+    };
+    let rows = |first: &Sample, last: &Sample| {
+        let ledger = Ledger::counted(Gauge::Pinned, first, last, &Default::default());
+        assert_eq!(ledger.growth(), Gauge::Pinned.of(last).unwrap() as i64 - 1000);
+        ledger.owners().into_iter().map(|owner| (owner.name, owner.bytes)).collect::<Vec<_>>()
+    };
+    let row = |name: &str, bytes| (name.to_string(), bytes);
+    let (cache, own) = ("UCX registration cache, regions", "memory regions");
+    // 100 B were deregistered by the role, and the cache has kept them and 300 more.
+    let first = sample(1000, 900, Some(900), 1);
+    assert_eq!(
+        rows(&first, &sample(1300, 800, Some(1200), 1)),
+        [row(cache, 400), row(own, -100)],
+        "what one has given back hides nothing of what another took"
+    );
+    assert_eq!(
+        rows(&first, &sample(1400, 1200, Some(1200), 1)),
+        [row(own, 300), row(UNEXPLAINED, 100)]
+    );
+    assert_eq!(
+        rows(&first, &sample(1600, 1200, Some(1200), 2)),
+        [row(own, 600)],
+        "two devices pin twice"
+    );
+    assert_eq!(
+        rows(&first, &sample(1200, 1200, Some(1200), 1)),
+        [row(own, 200)],
+        "not all is pinned"
+    );
+    assert_eq!(rows(&first, &sample(1500, 900, None, 1)), [row(UNEXPLAINED, 500)]);
 }
 
 #[test]

@@ -139,6 +139,13 @@ fn what_is_counted_is_recognised_by_its_gauge() {
     assert_eq!(id(&sockets).as_deref(), Some("nixl#2025"));
     let leases = Finding { axes: Axes { gauge: Gauge::Leases, ..axes }, ..sockets };
     assert_eq!(id(&leases), None);
+    // One bug, by UCX's count and by the kernel's.
+    for gauge in [Gauge::Outlived, Gauge::PinnedOutlived] {
+        let axes = Axes { gauge, unit: Unit::Unmap };
+        let ucx = Some(UcxVersion::new(1, 19, 0));
+        let kept = Finding { axes, slope: slope(4096.0), ucx, ..sockets };
+        assert_eq!(id(&kept).as_deref(), Some("ucx#9616"), "{gauge}");
+    }
 }
 
 #[test]

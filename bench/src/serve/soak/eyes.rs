@@ -153,7 +153,7 @@ impl Eye {
             }
             None => (Work { requests: answered, ..Work::default() }, Default::default()),
         };
-        Ok(Sample { process: self.label.clone(), t_us, work, memory, held })
+        Ok(Sample { process: self.label.clone(), t_us, work, memory, held, rdma: None })
     }
 }
 
