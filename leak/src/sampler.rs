@@ -91,31 +91,15 @@ impl Watched {
 
     /// One reading.
     pub fn read(&self) -> Result<Memory, SampleError> {
+        // A process that has ended and waits for its parent has no memory to roll up.
+        let gone = || SampleError::Gone { pid: self.pid };
         let rollup = self.text("smaps_rollup")?;
-        let mut memory = self.counters()?;
-        // Counted in the same way as RSS just now, where status counts a little behind.
-        (memory.anonymous_bytes, memory.hugetlb_bytes, memory.swap_bytes) = (0, 0, 0);
-        let mut readable = false;
-        for (key, bytes) in smaps::sizes(&rollup) {
-            match key {
-                "Rss" => {
-                    memory.rss_bytes = bytes;
-                    readable = true;
-                }
-                "Pss" => memory.pss_bytes = bytes,
-                "Anonymous" => memory.anonymous_bytes = bytes,
-                "Private_Clean" | "Private_Dirty" => memory.private_bytes += bytes,
-                "LazyFree" => memory.lazy_free_bytes = bytes,
-                "Shared_Hugetlb" | "Private_Hugetlb" => memory.hugetlb_bytes += bytes,
-                "Swap" => memory.swap_bytes = bytes,
-                _ => {}
-            }
+        let counters = self.counters()?;
+        let memory = summed(&rollup, counters).ok_or_else(gone)?;
+        if is_whole(&memory, &counters) {
+            return Ok(memory);
         }
-        if !readable {
-            // A process that has ended and waits for its parent has no memory to roll up.
-            return Err(SampleError::Gone { pid: self.pid });
-        }
-        Ok(memory)
+        summed(&self.text("smaps")?, counters).ok_or_else(gone)
     }
 
     /// One reading from the kernel's counters alone, without a walk of the page tables: the process is not held up,
@@ -252,6 +236,39 @@ pub struct Survey {
     pub layout: Layout,
     /// By address.
     pub segments: Segments,
+}
+
+/// `counters`, with what `smaps`, a file of sizes of mappings, sums up to in the place of what lags; `None` if it has none.
+fn summed(smaps: &str, counters: Memory) -> Option<Memory> {
+    let mut memory =
+        Memory { rss_bytes: 0, anonymous_bytes: 0, hugetlb_bytes: 0, swap_bytes: 0, ..counters };
+    let mut readable = false;
+    for (key, bytes) in smaps::sizes(smaps) {
+        match key {
+            "Rss" => {
+                memory.rss_bytes += bytes;
+                readable = true;
+            }
+            "Pss" => memory.pss_bytes += bytes,
+            "Anonymous" => memory.anonymous_bytes += bytes,
+            "Private_Clean" | "Private_Dirty" => memory.private_bytes += bytes,
+            "LazyFree" => memory.lazy_free_bytes += bytes,
+            "Shared_Hugetlb" | "Private_Hugetlb" => memory.hugetlb_bytes += bytes,
+            "Swap" => memory.swap_bytes += bytes,
+            _ => {}
+        }
+    }
+    readable.then_some(memory)
+}
+
+/// Whether a sum has every mapping in it, by what the kernel counts. `smaps_rollup` gives way to whoever waits to change the
+/// mappings, and Linux 6.1 (Debian's 6.1.0-56) then leaves some of them out: of a process of 165 MB that unmapped
+/// 1,800 times per second, it summed up 18 to 165 MB. `smaps` has no such gaps, and costs a text per mapping.
+fn is_whole(memory: &Memory, counters: &Memory) -> bool {
+    /// Pages that a thread may have taken or given back and not yet told: `TASK_RSS_EVENTS_THRESH` of Linux up to 6.1.
+    const UNTOLD_PAGES: u64 = 64;
+    let lag_bytes = UNTOLD_PAGES * procfs::page_size() * counters.threads.max(1);
+    memory.rss_bytes.saturating_add(lag_bytes) >= counters.rss_bytes
 }
 
 fn from_procfs(pid: u32, file: &'static str, error: ProcError) -> SampleError {

@@ -176,6 +176,24 @@ fn every_errno_has_its_meaning() {
 }
 
 #[test]
+fn a_sum_that_leaves_mappings_out_is_found_out() {
+    let counters = Memory { rss_bytes: 165 << 20, threads: 6, vm_bytes: 7, ..Memory::default() };
+    let rollup =
+        "400000-7fff0000 ---p 00000000 00:00 0    [rollup]\nRss:  18432 kB\nAnonymous: 9216 kB\n";
+    let torn = summed(rollup, counters).unwrap();
+    assert_eq!((torn.rss_bytes, torn.anonymous_bytes, torn.vm_bytes), (18 << 20, 9 << 20, 7));
+    assert!(!is_whole(&torn, &counters));
+    // Six threads keep 64 pages each to themselves.
+    let late = Memory { rss_bytes: (165 << 20) - 6 * 64 * procfs::page_size(), ..torn };
+    assert!(is_whole(&late, &counters));
+    let mappings = "1000-2000 r--p 00000000 00:00 0 /lib/a\nRss: 4 kB\nPss: 2 kB\nVmFlags: rd\n\
+                    3000-9000 rw-p 00000000 00:00 0\nRss: 24 kB\nPss: 24 kB\nAnonymous: 24 kB\n";
+    let whole = summed(mappings, counters).unwrap();
+    assert_eq!((whole.rss_bytes, whole.pss_bytes, whole.anonymous_bytes), (28672, 26624, 24576));
+    assert_eq!(summed("", counters), None, "a process that has ended");
+}
+
+#[test]
 fn a_span_is_as_resident_as_its_pages_and_lies_in_one_class() {
     let _alone = OWN_MEMORY.lock().unwrap();
     const MIB: u64 = 1 << 20;
