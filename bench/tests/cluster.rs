@@ -50,6 +50,7 @@ fn plan(env: &[(&str, &str)]) -> ClusterPlan {
         kv_read_timeout_ms: 1000,
         decode_max_num_seqs: None,
         decode_max_model_len: None,
+        decode_memlock_bytes: None,
         renew_engine_every: None,
         reconnect_every: None,
         health_interval_s: None,

@@ -94,6 +94,8 @@ impl Puller {
                 self.figures.failed();
                 self.shared.failed(match error {
                     PullError::Connect(_) => "handshake",
+                    // No memory to read into: a limit of this host or its device, and no fault of prefill.
+                    PullError::Read(pdlab_transport::Error::Register { .. }) => "registration",
                     _ => "transfer",
                 });
                 Err(error)

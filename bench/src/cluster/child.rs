@@ -159,11 +159,13 @@ impl Starting {
         }
         let log_file = OpenOptions::new().append(true).open(&log).map_err(no_log)?;
         let stderr = log_file.try_clone().map_err(no_log)?;
-        let mut process = Command::new(&plan.program);
+        let (program, before) = plan.program(role, nix::unistd::geteuid().is_root());
+        let mut process = Command::new(&program);
         if !plan.faults.is_empty() {
             process.env(ALLOW_FAULTS, "1");
         }
         let spawned = process
+            .args(before)
             .args(args)
             .envs(&plan.env)
             .stdin(Stdio::null())
@@ -176,7 +178,7 @@ impl Starting {
             .spawn();
         let mut child = spawned.map_err(|source| ClusterError::Spawn {
             role: label.clone(),
-            program: plan.program.clone(),
+            program: program.clone(),
             source,
         })?;
         let stdout = child.stdout.take().expect("stdout was asked to be piped");

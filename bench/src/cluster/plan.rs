@@ -53,6 +53,8 @@ pub struct ClusterPlan {
     pub decode_max_num_seqs: Option<u32>,
     /// Tokens above which decode alone rejects a request.
     pub decode_max_model_len: Option<u32>,
+    /// Bytes that decode may lock or pin; `None`: what its parent may.
+    pub decode_memlock_bytes: Option<u64>,
     /// Answers after which prefill takes a new engine id; `None` for never.
     pub renew_engine_every: Option<u32>,
     /// Transfers after which decode drops its connection to a prefill and makes a new one; `None`
@@ -192,6 +194,21 @@ impl ClusterPlan {
         RoleCommand { role: Role::Router, label: "router".to_owned(), args: args.finish() }
     }
 
+    /// The program that becomes a process of `role`, with the arguments that come before those of the role. A memory lock
+    /// limit is set by util-linux, which also gives up root's privilege to exceed it; the role is executed in place of
+    /// them, under the same process id.
+    pub fn program(&self, role: Role, as_root: bool) -> (PathBuf, Vec<String>) {
+        let limit = self.decode_memlock_bytes.filter(|_| role == Role::Decode);
+        let Some(bytes) = limit else { return (self.program.clone(), Vec::new()) };
+        let unprivileged = ["setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock"];
+        let unprivileged = unprivileged.into_iter().filter(|_| as_root).map(str::to_owned);
+        let limited = ["prlimit".to_owned(), format!("--memlock={bytes}:{bytes}")];
+        let role = self.program.display().to_string();
+        let mut words = unprivileged.chain(limited).chain([role]);
+        let program = words.next().map(PathBuf::from).unwrap_or_default();
+        (program, words.collect())
+    }
+
     fn prefill(&self, index: u32) -> RoleCommand {
         let mut args = self.worker(Role::Prefill, index, self.engine.max_num_seqs);
         args.option("--side-channel-host", LOCAL_HOST).option("--side-channel-port", 0);
@@ -308,6 +325,7 @@ mod tests {
             kv_read_timeout_ms: 5000,
             decode_max_num_seqs: None,
             decode_max_model_len: None,
+            decode_memlock_bytes: None,
             renew_engine_every: None,
             reconnect_every: None,
             health_interval_s: None,
@@ -364,6 +382,25 @@ mod tests {
         assert!(lines[1].contains("--fault rkey-kept --") && !lines[1].contains("late-read"));
         assert!(lines[2].contains("--fault rkey-kept --fault late-read"), "{}", lines[2]);
         assert!(lines[2].contains("--reconnect-every 5"), "{}", lines[2]);
+    }
+
+    #[test]
+    fn a_memory_lock_limit_binds_decode_even_as_root() {
+        let words = |plan: &ClusterPlan, role, as_root| {
+            let (program, args) = plan.program(role, as_root);
+            format!("{} {}", program.display(), args.join(" ")).trim_end().to_owned()
+        };
+        let limited = ClusterPlan { decode_memlock_bytes: Some(65536), ..plan() };
+        assert_eq!(
+            words(&limited, Role::Decode, true),
+            "setpriv --bounding-set=-ipc_lock --inh-caps=-ipc_lock prlimit --memlock=65536:65536 /bin/pdlab"
+        );
+        assert_eq!(
+            words(&limited, Role::Decode, false),
+            "prlimit --memlock=65536:65536 /bin/pdlab"
+        );
+        assert_eq!(words(&limited, Role::Prefill, true), "/bin/pdlab");
+        assert_eq!(words(&plan(), Role::Decode, true), "/bin/pdlab");
     }
 
     #[test]

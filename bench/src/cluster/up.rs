@@ -146,6 +146,7 @@ impl UpArgs {
             kv_read_timeout_ms: self.kv_read_timeout_ms,
             decode_max_num_seqs: None,
             decode_max_model_len: None,
+            decode_memlock_bytes: None,
             renew_engine_every: None,
             reconnect_every: None,
             health_interval_s: None,

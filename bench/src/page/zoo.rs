@@ -87,7 +87,7 @@ impl ZooRow {
             troubles: match &entry.status {
                 Status::Matched => Vec::new(),
                 Status::NotMatched(why) => why.clone(),
-                Status::Failed(why) => vec![why.clone()],
+                Status::Failed(why) | Status::Skipped(why) => vec![why.clone()],
             },
             page: has_page(&entry.scenario).then(|| format!("{}/{}", entry.scenario, super::FILE)),
             seconds: entry.seconds,

@@ -42,10 +42,11 @@ pub fn conservation(requests: &Requests, last: &[Snapshot], due: Option<&Expect>
     faults
 }
 
-/// Reads that decodes count as refused by the other side, or as corrupt.
+/// Reads that decodes count as refused by the other side, as corrupt, or as having had no memory to go to.
 pub fn refused(last: &[Snapshot]) -> u64 {
     let decodes = last.iter().filter(|snapshot| snapshot.role == Role::Decode);
-    decodes.map(|snapshot| count(snapshot, CORRUPT) + count(snapshot, REFUSED)).sum()
+    let kinds = [CORRUPT, REFUSED, UNREGISTERED];
+    decodes.map(|snapshot| kinds.map(|kind| count(snapshot, kind)).iter().sum::<u64>()).sum()
 }
 
 /// What decode calls a read whose blocks did not hold what they must.
@@ -53,6 +54,9 @@ const CORRUPT: &str = "corrupt_transfer";
 
 /// What decode calls a read that failed, whatever the reason.
 const REFUSED: &str = "transfer";
+
+/// What decode calls a read whose buffer could not be registered.
+const UNREGISTERED: &str = "registration";
 
 fn count(snapshot: &Snapshot, failure: &str) -> u64 {
     snapshot.failures.get(failure).copied().unwrap_or(0)
@@ -126,7 +130,8 @@ mod tests {
         let due = Expect { corrupt_max: 50, ..Expect::new(VerdictKind::Clean, -1.0, 1.0) };
         let mut late = decode(80, 32);
         late.work.transfers = 7;
-        late.failures = [(CORRUPT.to_owned(), 2), (REFUSED.to_owned(), 3)].into();
+        late.failures =
+            [(CORRUPT.to_owned(), 2), (REFUSED.to_owned(), 2), (UNREGISTERED.to_owned(), 1)].into();
         let faults = |completed, due| {
             conservation(&answered(completed, 5), std::slice::from_ref(&late), due)
         };

@@ -48,6 +48,7 @@ pub(crate) mod fixture;
 
 use std::time::Instant;
 
+use pdlab_leak::rdma;
 use pdlab_leak::scenario::{Mitigation, Scenario};
 use pdlab_leak::stacks::folded::folded;
 use pdlab_leak::verdict::VerdictKind;
@@ -94,6 +95,9 @@ pub async fn run(
     cancel: &CancellationToken,
 ) -> Result<Outcome, ReproError> {
     let started = Instant::now();
+    if let Some(lacking) = lacking(scenario) {
+        return Err(ReproError::Unavailable(lacking));
+    }
     dir.write("scenario.toml", scenario.to_toml().as_bytes())?;
     let log_dir = dir.make_dir("logs")?;
     let name = scenario.name.as_str();
@@ -129,6 +133,18 @@ pub async fn run(
     let text = screen::render(scenario, &measurement, &attribution, &report, dir.path());
     let exit = if report.result.matched { Exit::Matched } else { Exit::NotMatched };
     Ok(Outcome { report, text, exit })
+}
+
+/// What this machine lacks without which `scenario` shows nothing, a sentence; `None` if there is nothing.
+pub fn lacking(scenario: &Scenario) -> Option<String> {
+    let lacks = scenario.rdma && rdma::active_device().is_none();
+    lacks.then(|| {
+        let name = &scenario.name;
+        format!(
+            "{name} needs an RDMA device with an active port, and there is none here; \
+             scripts/rdma-vm -- pdlab repro {name} runs it on a virtual machine that has two"
+        )
+    })
 }
 
 /// Tries one cure in a cluster of its own. Only what ends the whole run is an error here.

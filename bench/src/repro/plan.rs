@@ -60,6 +60,7 @@ pub fn cluster(scenario: &Scenario, host: &Host) -> ClusterPlan {
         kv_read_timeout_ms: cluster.kv_read_timeout_ms.unwrap_or(KV_READ_TIMEOUT_MS),
         decode_max_num_seqs: cluster.decode_max_num_seqs,
         decode_max_model_len: cluster.decode_max_model_len,
+        decode_memlock_bytes: cluster.decode_memlock_bytes,
         renew_engine_every: cluster.renew_engine_every,
         reconnect_every: cluster.reconnect_every,
         // A decode that comes back is to be found again before it is killed again.

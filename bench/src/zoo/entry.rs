@@ -37,6 +37,8 @@ pub enum Status {
     NotMatched(Vec<String>),
     /// It could not be run, or ended with an error.
     Failed(String),
+    /// It was not run, because the machine lacks what it is about.
+    Skipped(String),
 }
 
 /// What a scenario showed.
@@ -112,6 +114,11 @@ impl Entry {
         }
     }
 
+    /// The entry of a scenario that was not run, and why.
+    pub fn skipped(name: &str, title: &str, bug: Option<&str>, why: String) -> Self {
+        Self { status: Status::Skipped(why), ..Self::failed(name, title, bug, 0.0, String::new()) }
+    }
+
     /// The line that is printed when the scenario has ended, names padded to `width`.
     pub fn line(&self, width: usize) -> String {
         let found = match &self.finding {
@@ -122,6 +129,7 @@ impl Entry {
             Status::Matched => "as expected".to_owned(),
             Status::NotMatched(why) => format!("NOT as expected: {}", why.join("; ")),
             Status::Failed(why) => format!("FAILED: {}", first_line(why)),
+            Status::Skipped(why) => return format!("{:<width$}  skipped: {why}", self.scenario),
         };
         let again = if self.resumed { ", done before" } else { "" };
         let (name, seconds) = (&self.scenario, self.seconds);
@@ -134,6 +142,7 @@ impl Entry {
             Status::Matched => Outcome::Passed,
             Status::NotMatched(why) => Outcome::Failed(why.join("; ")),
             Status::Failed(why) => Outcome::Errored(why.clone()),
+            Status::Skipped(why) => Outcome::Skipped(why.clone()),
         };
         let mut output = self.title.clone();
         if let Some(finding) = &self.finding {
@@ -204,8 +213,17 @@ mod tests {
     }
 
     #[test]
+    fn what_was_skipped_is_neither_a_failure_nor_a_clean_run() {
+        let skipped = Entry::skipped("x", "X", None, "no RDMA device".into());
+        assert_eq!(skipped.line(3), "x    skipped: no RDMA device");
+        assert_eq!(skipped.case().outcome, Outcome::Skipped("no RDMA device".into()));
+    }
+
+    #[test]
     fn entries_are_read_back() {
-        for entry in [entry(144.0), entry(500.0), Entry::failed("x", "X", None, 1.0, "y".into())] {
+        let skipped = Entry::skipped("z", "Z", None, "no RDMA device".into());
+        let failed = Entry::failed("x", "X", None, 1.0, "y".into());
+        for entry in [entry(144.0), entry(500.0), failed, skipped] {
             let json = serde_json::to_string(&entry).unwrap();
             assert_eq!(serde_json::from_str::<Entry>(&json).unwrap(), entry);
         }

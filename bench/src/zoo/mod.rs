@@ -63,12 +63,16 @@ impl ZooReport {
         let matched = self.count(|status| matches!(status, Status::Matched));
         let differ = self.count(|status| matches!(status, Status::NotMatched(_)));
         let failed = self.count(|status| matches!(status, Status::Failed(_)));
+        let skipped = self.count(|status| matches!(status, Status::Skipped(_)));
         let left = self.asked.saturating_sub(self.entries.len());
         let seconds: f64 = self.entries.iter().map(|entry| entry.seconds).sum();
         let mut text = format!(
             "{} of {} scenarios as expected, {differ} not, {failed} failed",
             matched, self.asked
         );
+        if skipped > 0 {
+            text += &format!(", {skipped} skipped");
+        }
         if left > 0 {
             text += &format!(", {left} not run");
         }
@@ -124,6 +128,9 @@ async fn run_one(
     cancel: &CancellationToken,
 ) -> Result<Option<Entry>, RunDirError> {
     let began = Instant::now();
+    if let Some(why) = repro::lacking(scenario) {
+        return Ok(Some(Entry::skipped(&scenario.name, &scenario.title, bug(scenario), why)));
+    }
     let host = match host(scenario) {
         Ok(host) => host,
         Err(why) => return Ok(Some(failed(scenario, began, why))),

@@ -95,6 +95,12 @@ impl Scenario {
         for (key, count) in counts {
             check(&format!("cluster.{key}"), count != Some(0), "must be 1 or more")?;
         }
+        let memlock = cluster.decode_memlock_bytes.unwrap_or(4096);
+        check(
+            "cluster.decode_memlock_bytes",
+            memlock >= 4096 && i64::try_from(memlock).is_ok(),
+            "must be 4096 or more: a page",
+        )?;
         let crash = cluster.crash_every_seconds.unwrap_or(1.0);
         check(
             "cluster.crash_every_seconds",

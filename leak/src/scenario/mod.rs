@@ -48,6 +48,9 @@ const BUILTIN: &[(&str, &str)] = builtin![
     "ucx-natural-mremap",
     "ucx-natural-threads",
     "ucx-natural-arena",
+    // On RDMA devices.
+    "rdma-rcache-invq",
+    "rdma-memlock-exhaustion",
     // The transfer path of a connector.
     "region-kept",
     "transfer-kept",
@@ -98,6 +101,9 @@ pub struct Scenario {
     pub transport: Transport,
     /// Which UCX: a version (`1.19.0`), `system`, or the path of a build. Unused unless `transport` is `ucx` or `auto`.
     pub ucx: String,
+    /// Whether it shows anything on RDMA devices only. Default false. Where there is none, it cannot run.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rdma: bool,
     /// Seed of the load, the churn and the bootstrap. Default 1. The same seed gives the same requests.
     #[serde(default = "default_seed")]
     pub seed: u64,

@@ -47,6 +47,9 @@ pub struct Cluster {
     /// since 0.22; before, it was 480 (<https://github.com/vllm-project/vllm/pull/41383>).
     #[serde(default = "default_kv_lease_seconds")]
     pub kv_lease_seconds: f64,
+    /// Bytes that decode may lock or pin (RLIMIT_MEMLOCK), without the privilege to exceed that. Absent: what the user may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decode_memlock_bytes: Option<u64>,
     /// Milliseconds that decode waits for one handshake and for one KV read. Absent: pdlab's own default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_read_timeout_ms: Option<u64>,

@@ -92,7 +92,10 @@ fn every_leak_has_a_bug_an_owner_and_a_cure() {
 #[test]
 fn every_builtin_foresees_what_it_runs_by_default() {
     for scenario in Scenario::builtins().unwrap() {
-        let ucx = (scenario.transport == Transport::Ucx).then(|| scenario.ucx_version().unwrap());
+        // What NIXL brings along tells its version once it is open.
+        let ucx = scenario.ucx_version();
+        assert!(ucx.is_some() || scenario.rdma, "{}: which UCX?", scenario.name);
+        let ucx = ucx.filter(|_| scenario.transport == Transport::Ucx);
         let expectation = scenario.expectation(&Conditions {
             transport: scenario.transport,
             ucx,
@@ -254,6 +257,11 @@ fn every_kind_of_mistake_names_its_line() {
         ("gauge = ", "warm_up = \"long\"", "\"none\", or seconds above 0"),
         ("gauge = ", "warm_up = 0", "seconds above 0"),
         ("max_num_seqs = ", "kv_lease_seconds = 0", "cluster.kv_lease_seconds must be above 0"),
+        (
+            "max_num_seqs = ",
+            "decode_memlock_bytes = 1",
+            "cluster.decode_memlock_bytes must be 4096",
+        ),
         ("max_num_seqs = ", "kv_read_timeout_ms = 0", "cluster.kv_read_timeout_ms must be 1"),
         ("max_num_seqs = ", "reconnect_every = 0", "cluster.reconnect_every must be 1"),
         ("max_num_seqs = ", "crash_every_seconds = 0", "cluster.crash_every_seconds must be 0.1"),
