@@ -162,7 +162,7 @@ fn ucx_1_20_1_leaks_because_no_transfer_registers_anything() {
     if !has_ucx("1.20.1") {
         return;
     }
-    let (code, result, _) = repro(&["--ucx", "1.20.1", "--unmaps", "60000"]);
+    let (code, result, _) = repro(&["--ucx", "1.20.1", "--unmaps", "150000"]);
     assert_eq!((code, &result["verdict"]), (Some(0), &"leak".into()), "{result}");
     moved_kv(&result);
 }
