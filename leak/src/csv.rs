@@ -304,10 +304,8 @@ mod tests {
         let values: Vec<String> = (0..header.len() - 2).map(|i| i.to_string()).collect();
         let text = format!("{}\n{},decode-0,x\n", header.join(","), values.join(","));
         let samples = read(text.as_bytes()).unwrap();
-        assert_eq!(
-            (samples[0].process.as_str(), samples[0].held.rcache_queue),
-            ("decode-0", Some(0))
-        );
+        let last = samples[0].rdma.map(|objects| objects.protection_domains);
+        assert_eq!((samples[0].process.as_str(), last), ("decode-0", Some(0)));
         assert_eq!(samples[0].t_us, (header.len() - 3) as u64);
     }
 
