@@ -150,8 +150,15 @@ pub(crate) fn run<F: Future<Output = ()>>(kind: BackendKind, case: impl FnOnce(B
     });
 }
 
+/// Threads for blocking work end soon after it: an idle one, which stays for ten seconds by default, would be counted
+/// among what an agent leaves behind.
 pub(crate) fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_keep_alive(Duration::from_millis(50))
+        .enable_all()
+        .build()
+        .unwrap()
 }
 
 pub(crate) async fn connect(client: &Agent, server: &Agent) -> Peer {
