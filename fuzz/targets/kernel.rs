@@ -12,7 +12,7 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     if let Ok(text) = std::str::from_utf8(data) {
-        let _ = smaps::sizes(text).count();
+        let _ = smaps::up_to_date(text).flat_map(smaps::sizes).count();
         if let Some(point) = Tracepoint::parse(text) {
             let _ = point.value(data, "addr");
         }

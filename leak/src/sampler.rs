@@ -243,7 +243,7 @@ fn summed(smaps: &str, counters: Memory) -> Option<Memory> {
     let mut memory =
         Memory { rss_bytes: 0, anonymous_bytes: 0, hugetlb_bytes: 0, swap_bytes: 0, ..counters };
     let mut readable = false;
-    for (key, bytes) in smaps::sizes(smaps) {
+    for (key, bytes) in smaps::up_to_date(smaps).flat_map(smaps::sizes) {
         match key {
             "Rss" => {
                 memory.rss_bytes += bytes;

@@ -4,6 +4,7 @@
 //! format is described in <https://docs.kernel.org/filesystems/proc.html>.
 
 use std::io::{self, BufRead};
+use std::ops::Range;
 
 /// One mapping with its resident memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +54,9 @@ pub fn read(mut reader: impl BufRead) -> io::Result<Vec<Mapping>> {
                 _ => {}
             }
         } else {
-            mappings.push(header(text).ok_or_else(|| invalid(text))?);
+            let mapping = header(text).ok_or_else(|| invalid(text))?;
+            outdate(&mut mappings, mapping.start, |before| before.end);
+            mappings.push(mapping);
         }
     }
 }
@@ -64,6 +67,35 @@ pub fn sizes(text: &str) -> impl Iterator<Item = (&str, u64)> {
         let (key, value) = attribute(line)?;
         Some((key, kib(value)?))
     })
+}
+
+/// `text`, which is shaped like smaps, mapping by mapping, without those that were listed again when they had grown.
+pub fn up_to_date(text: &str) -> impl Iterator<Item = &str> {
+    /// Where a mapping ends, and where it stands in the text.
+    struct Block {
+        end: u64,
+        lines: Range<usize>,
+    }
+    let mut blocks: Vec<Block> = Vec::new();
+    let mut read = 0;
+    for line in text.split_inclusive('\n') {
+        let lines = read..read + line.len();
+        read = lines.end;
+        if let Some(mapping) = header(line.trim_end_matches('\n')) {
+            outdate(&mut blocks, mapping.start, |block| block.end);
+            blocks.push(Block { end: mapping.end, lines });
+        } else if let Some(block) = blocks.last_mut() {
+            block.lines.end = read;
+        }
+    }
+    blocks.into_iter().map(|block| &text[block.lines])
+}
+
+/// Takes out of `listed` what lies where a mapping starts that is listed now. The list is no snapshot: between two lines
+/// of it a mapping may grow over the one that came last, or be found a second time because its end has moved (Linux 6.18: in
+/// 1 of 160 readings of a process that mapped 30,000 times per second). What comes later is newer.
+fn outdate<T>(listed: &mut Vec<T>, start: u64, end: impl Fn(&T) -> u64) {
+    while listed.pop_if(|before| end(before) > start).is_some() {}
 }
 
 /// `Key: value`, where the key has no blank: a header's first word has no colon at its end.
@@ -137,6 +169,20 @@ Anonymous:            12 kB
     }
 
     #[test]
+    fn a_mapping_that_grew_while_the_list_was_read_is_counted_once() {
+        let upwards = "7f00-7f80 rw-p 0 0:0 0\nRss: 16 kB\n7f00-7f90 rw-p 0 0:0 0\nRss: 20 kB\n";
+        let downwards = "7e00-7e10 rw-p 0 0:0 0\nRss: 4 kB\n7f00-7f10 rw-p 0 0:0 0\nRss: 8 kB\n\
+                         7e80-8f00 rw-p 0 0:0 0\nRss: 64 kB\n";
+        for (text, rss_kib) in [(upwards, vec![20]), (downwards, vec![4, 64])] {
+            let mappings = read(text.as_bytes()).unwrap();
+            let read: Vec<u64> = mappings.iter().map(|mapping| mapping.rss_bytes / 1024).collect();
+            assert_eq!(read, rss_kib);
+            let summed: u64 = up_to_date(text).flat_map(sizes).map(|(_, bytes)| bytes / 1024).sum();
+            assert_eq!(summed, rss_kib.iter().sum::<u64>());
+        }
+    }
+
+    #[test]
     fn garbage_is_an_error_that_shows_the_line() {
         for bad in [
             &b"Rss: 4 kB\n"[..],
@@ -166,7 +212,8 @@ Anonymous:            12 kB
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             let _ = read(&bytes[..]);
-            let _ = sizes(&String::from_utf8_lossy(&bytes)).count();
+            let text = String::from_utf8_lossy(&bytes);
+            let _ = up_to_date(&text).flat_map(sizes).count();
         }
 
         #[test]

@@ -46,11 +46,16 @@ impl Maps {
         if start >= end || name == "[vsyscall]" {
             return None;
         }
-        match self.spans.last_mut() {
-            Some(last) if last.end == start => last.end = end,
-            // Addresses ascend; a line that goes back is none of the kernel's.
-            Some(last) if last.end > start => return None,
-            _ => self.spans.push(Span { start, end }),
+        // Addresses ascend, but the list is no snapshot: a mapping that grew downwards since the line before, into
+        // what that line showed, comes with its new start.
+        let goes_back = self.spans.last().is_some_and(|last| last.end > start);
+        let mut joined = Span { start, end };
+        while let Some(last) = self.spans.pop_if(|last| last.end >= joined.start) {
+            joined = Span { start: last.start.min(joined.start), end: last.end.max(joined.end) };
+        }
+        self.spans.push(joined);
+        if goes_back {
+            return None;
         }
         if name == "[heap]" {
             self.heap_end = Some(end);
@@ -121,6 +126,20 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0 [vsyscall]
         let names: Vec<&str> = maps.code.iter().map(|code| code.path.as_str()).collect();
         assert_eq!(names, ["/usr/lib/a b.so (deleted)", "[vdso]", ""]);
         assert_eq!((maps.code[0].file_offset, maps.code[0].inode), (0x2000, 42));
+    }
+
+    #[test]
+    fn a_mapping_that_grew_downwards_while_the_list_was_read_is_kept_whole() {
+        let zeros = "rw-p 00000000 00:00 0";
+        let read = |ranges: &[&str]| {
+            let text: String = ranges.iter().map(|range| format!("{range} {zeros}\n")).collect();
+            Maps::read(text.as_bytes()).unwrap().spans
+        };
+        let whole = |start, end| vec![Span { start, end }];
+        assert_eq!(read(&["4000-6000", "5000-9000"]), whole(0x4000, 0x9000));
+        assert_eq!(read(&["4000-6000", "3000-9000"]), whole(0x3000, 0x9000));
+        assert_eq!(read(&["1000-3000", "4000-6000", "2000-9000"]), whole(0x1000, 0x9000));
+        assert_eq!(read(&["4000-6000", "4000-5000"]), whole(0x4000, 0x6000));
     }
 
     #[test]
