@@ -66,6 +66,7 @@ impl Ucx {
             )));
         }
         let ucx: &'static Self = Box::leak(Box::new(Self::load_first(build)?));
+        super::leaving::wait_at_exit();
         *loaded = Some(ucx);
         Ok(ucx)
     }

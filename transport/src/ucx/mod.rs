@@ -14,7 +14,8 @@
 //! - `events`: what callbacks write down. `wire`: what agents say to each other.
 //! - `link`: the life of one connection; `crate::flow` says which block to read next.
 //! - `rcache`: what UCX's registration cache holds, for snapshots.
-//! - `progress`: the thread, behind a `crate::queue`. `handle`: a link as seen from elsewhere.
+//! - `progress`: the thread, behind a `crate::queue`. `handle`: a link as seen from elsewhere. `leaving`: threads that
+//!   outlive their agents.
 //!
 //! # Memory handles
 //! A region is registered once, and every get names its memory handle. Without the handle, UCX
@@ -46,6 +47,7 @@ mod endpoint;
 mod events;
 mod ffi;
 mod handle;
+mod leaving;
 mod library;
 mod link;
 mod progress;
@@ -210,8 +212,10 @@ impl Backend for UcxBackend {
 
 impl Drop for UcxBackend {
     fn drop(&mut self) {
-        // The thread releases everything on its own; nobody waits for it.
-        let _ = self.queue.push(Command::Close);
+        // The thread releases everything on its own; nobody waits for it but the end of the process.
+        if self.queue.push(Command::Close).is_ok() {
+            leaving::leaves(self.over.clone());
+        }
     }
 }
 

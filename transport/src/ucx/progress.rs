@@ -38,7 +38,7 @@ const PROGRESS_BURST: u32 = 64;
 const LINGER: Duration = Duration::from_micros(50);
 /// How long a closing agent waits for peers to confirm notifications. One round trip is enough
 /// unless the peer is stopped or lost.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often UCX is asked again where it has no event to wait for.
 const POLL: Duration = Duration::from_millis(10);
