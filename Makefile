@@ -42,12 +42,11 @@ test:
 			cargo test --workspace --locked --features $(FEATURES) --test conformance; \
 	done
 	cargo test --workspace --locked --features $(FEATURES) --doc
-	PDLAB_RDMA_PARTS="verbs memlock e2e" scripts/rdma-tests
+	scripts/rdma-tests
 	env $(unexport_ucx) PDLAB_TEST_UCX=$$(target/debug/pdlab ucx path $(DEMO_UCX)) \
 		cargo test --workspace --locked --features $(FEATURES) --lib --bins --tests
 
-# Verbs, and prefill and decode end to end, are a part of `make test`; this also runs the suite on UCX over
-# rc_v and ud_v, which takes longer: on PDLAB_RDMA_DEVICE if it is set, else in a machine of its own that has two.
+# A part of `make test`: on PDLAB_RDMA_DEVICE if it is set, else in machines of its own that have two.
 test-rdma:
 	scripts/deps rdma
 	scripts/rdma-tests

@@ -1,4 +1,4 @@
-//! What the kernel says about a process: texts of procfs and tracefs, records of perf.
+//! What the kernel says about a process: texts of procfs and tracefs, records of perf, netlink's answers about RDMA.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -4,4 +4,5 @@
 /// Puts `data` to every decoder. Must return, whatever they are.
 pub fn decode(data: &[u8]) {
     crate::trace::fuzz(data);
+    crate::rdma::fuzz(data);
 }

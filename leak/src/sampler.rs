@@ -182,7 +182,7 @@ impl Watched {
     /// than 1 TiB are reservations, and taken to be empty; inaccessible ones are.
     pub fn survey_gently(&self) -> Result<Survey, SampleError> {
         const RESERVATION_BYTES: u64 = 1 << 40;
-        let mut mappings = smaps::read(BufReader::new(self.open_file("maps")?))
+        let mut mappings = smaps::read(smaps::in_small_steps(self.open_file("maps")?))
             .map_err(|error| from_io(self.pid, "maps", error))?;
         if mappings.is_empty() {
             return Err(SampleError::Gone { pid: self.pid });

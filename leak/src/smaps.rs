@@ -3,7 +3,8 @@
 //! A process may have 100,000 mappings, and `smaps` has 25 lines for each: nothing is kept but what is needed. The
 //! format is described in <https://docs.kernel.org/filesystems/proc.html>.
 
-use std::io::{self, BufRead};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
 use std::ops::Range;
 
 /// One mapping with its resident memory.
@@ -32,6 +33,14 @@ impl Mapping {
     pub fn len_bytes(&self) -> u64 {
         self.end - self.start
     }
+}
+
+/// Reads a list of mappings in small steps. The kernel keeps the process from changing its mappings for as long as it takes
+/// to write down what one read asks for, and longer if the reader loses its processor meanwhile.
+pub fn in_small_steps(list: File) -> BufReader<File> {
+    /// Some three lines of `maps`. The kernel's own steps are pages, 50 lines.
+    const STEP_BYTES: usize = 256;
+    BufReader::with_capacity(STEP_BYTES, list)
 }
 
 /// Reads all mappings. Lines that are no part of the format are an [`io::ErrorKind::InvalidData`].
@@ -198,8 +207,8 @@ Anonymous:            12 kB
 
     #[test]
     fn our_own_smaps_parse_and_add_up() {
-        let file = std::fs::File::open("/proc/self/smaps").unwrap();
-        let mappings = read(io::BufReader::new(file)).unwrap();
+        let file = File::open("/proc/self/smaps").unwrap();
+        let mappings = read(BufReader::new(file)).unwrap();
         assert!(mappings.iter().any(|m| m.name == "[heap]" && m.rss_bytes > 0));
         assert!(
             mappings

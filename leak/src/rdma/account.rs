@@ -4,7 +4,7 @@
 //! thread has made belongs to nobody then. But every object is in a context, which a process has opened, and somebody who has
 //! made one of its objects mostly lives. So what is known of one object of a context holds for all of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Objects;
 use super::message::Kind;
@@ -23,17 +23,21 @@ pub(super) struct Object {
     pub(super) bytes: u64,
 }
 
-/// What each process has of `objects`, those of one device. `process_of` tells whose a thread is.
+/// What each process has of `objects`, those of one device. `process_of` tells whose a thread is, and is asked once for each:
+/// a thread may have made thousands of them.
 pub(super) fn by_process(
     objects: &[Object],
     process_of: impl Fn(u32) -> Option<u32>,
 ) -> BTreeMap<u32, Objects> {
+    let threads: BTreeSet<u32> = objects.iter().filter_map(|object| object.thread).collect();
+    let processes: BTreeMap<u32, u32> =
+        threads.into_iter().filter_map(|thread| Some((thread, process_of(thread)?))).collect();
     let domains = objects.iter().filter(|object| object.kind == Kind::ProtectionDomain);
     let contexts: BTreeMap<u32, u32> =
         domains.filter_map(|object| Some((object.domain?, object.context?))).collect();
     let context =
         |object: &Object| object.context.or_else(|| contexts.get(&object.domain?).copied());
-    let maker = |object: &Object| object.thread.and_then(&process_of);
+    let maker = |object: &Object| object.thread.and_then(|thread| processes.get(&thread).copied());
     let owners: BTreeMap<u32, u32> =
         objects.iter().filter_map(|object| Some((context(object)?, maker(object)?))).collect();
     let mut held: BTreeMap<u32, Objects> = BTreeMap::new();
@@ -90,6 +94,17 @@ mod tests {
         let (mut twice, once) = (each, each);
         twice.add(&once);
         assert_eq!((twice.devices, twice.queue_pairs), (2, 4));
+    }
+
+    #[test]
+    fn a_thread_is_looked_up_once() {
+        let asked = std::cell::RefCell::new(Vec::new());
+        let process_of = |thread| {
+            asked.borrow_mut().push(thread);
+            Some(thread)
+        };
+        by_process(&captured(), process_of);
+        assert_eq!(asked.into_inner(), [170, 171]);
     }
 
     #[test]

@@ -149,6 +149,18 @@ fn process_of(thread: u32) -> Option<u32> {
     status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())
 }
 
+/// Puts `data` to the decoder of the kernel's answers. The message's own number is asked for, so that none is passed over.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(data: &[u8]) {
+    let sequence = data.get(8..12).and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
+    let mut objects = Vec::new();
+    for kind in Kind::ALL {
+        let mut each = |answer: Answer<'_>| objects.extend(answer.objects(kind));
+        let _ = message::answers(data, sequence.unwrap_or_default(), &mut each);
+    }
+    let _ = account::by_process(&objects, Some);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -51,6 +51,8 @@ const BUILTIN: &[(&str, &str)] = builtin![
     // On RDMA devices.
     "rdma-rcache-invq",
     "rdma-memlock-exhaustion",
+    "rdma-registrations-outlive-munmap",
+    "rdma-reconnect-resources",
     // The transfer path of a connector.
     "region-kept",
     "transfer-kept",

@@ -6,7 +6,6 @@
 //! hundred nanoseconds, whether it is followed or not.
 
 use std::fs::File;
-use std::io::BufReader;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -31,6 +30,7 @@ use super::points::{Points, Said};
 use super::record::{Body, Record, UserStack, decode};
 use super::session::{Buffers, Session, Wanted};
 use super::thin::{Census, Thinning};
+use crate::smaps;
 
 mod snapshot;
 mod stack;
@@ -229,9 +229,7 @@ impl Follower {
     /// What is mapped now; nothing if the process is gone.
     fn maps(&self) -> Option<Maps> {
         let file: File = self.process.open_relative("maps").ok()?;
-        Maps::read(BufReader::with_capacity(1 << 16, file))
-            .ok()
-            .filter(|maps| !maps.spans.is_empty())
+        Maps::read(smaps::in_small_steps(file)).ok().filter(|maps| !maps.spans.is_empty())
     }
 
     fn look_around(&mut self) {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -27,6 +27,7 @@ use super::super::traced::{Confidence, ModuleState};
 use super::super::worker::{Published, Request, Snapshot};
 use super::text::{Event, Parser, TextFrame};
 use crate::sampler::SampleError;
+use crate::smaps;
 
 /// How long strace may take to attach to all threads.
 const ATTACH: Duration = Duration::from_secs(10);
@@ -254,7 +255,7 @@ impl Follower {
 
     fn maps(&self) -> Option<Maps> {
         let file = self.process.open_relative("maps").ok()?;
-        Maps::read(BufReader::new(file)).ok().filter(|maps| !maps.spans.is_empty())
+        Maps::read(smaps::in_small_steps(file)).ok().filter(|maps| !maps.spans.is_empty())
     }
 }
 
