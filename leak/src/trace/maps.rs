@@ -54,13 +54,10 @@ impl Maps {
             joined = Span { start: last.start.min(joined.start), end: last.end.max(joined.end) };
         }
         self.spans.push(joined);
-        if goes_back {
-            return None;
-        }
         if name == "[heap]" {
             self.heap_end = Some(end);
         }
-        if perms.contains('x') {
+        if perms.contains('x') && !goes_back {
             self.code.push(Code {
                 start,
                 end,
@@ -140,6 +137,8 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0 [vsyscall]
         assert_eq!(read(&["4000-6000", "3000-9000"]), whole(0x3000, 0x9000));
         assert_eq!(read(&["1000-3000", "4000-6000", "2000-9000"]), whole(0x1000, 0x9000));
         assert_eq!(read(&["4000-6000", "4000-5000"]), whole(0x4000, 0x6000));
+        let heap = format!("4000-6000 {zeros} [heap]\n4000-7000 {zeros} [heap]\n");
+        assert_eq!(Maps::read(heap.as_bytes()).unwrap().heap_end, Some(0x7000));
     }
 
     #[test]
