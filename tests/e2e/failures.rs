@@ -67,7 +67,7 @@ async fn kv_that_nobody_reads_is_freed_when_the_lease_ends() {
         "--time-scale",
         "0",
         "--kv-lease-duration",
-        "1",
+        "2",
     ]);
     prefill_leg(&prefill, PROMPT).await;
     assert_eq!(prefill.snapshot().await["engine"]["blocks_pinned"], 4);

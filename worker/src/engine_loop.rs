@@ -135,9 +135,9 @@ impl<C: Connector> EngineLoop<C> {
                 next_tick = now + TICK;
                 let expired = self.connector.tick(now);
                 self.release(expired);
+                self.shared.publish(self.engine.stats());
             }
             self.step();
-            self.shared.publish(self.engine.stats());
         }
         for (_, live) in self.jobs.drain() {
             let _ = live.job.outputs.send(Output::End(Ending::failed(Problem::Shutdown)));
@@ -264,10 +264,10 @@ impl<C: Connector> EngineLoop<C> {
         thread::sleep(due.saturating_duration_since(Instant::now()));
         let events = self.engine.finish_step(step);
         let tokens = events.iter().filter(|e| matches!(e, Event::Token { .. })).count() as u64;
-        self.dispatch(events);
         Shared::add(&self.shared.steps, 1);
         Shared::add(&self.shared.generation_tokens, tokens);
         self.connector.step_done(tokens);
+        self.dispatch(events);
     }
 
     /// The forward pass, as far as memory is concerned.
@@ -297,7 +297,10 @@ impl<C: Connector> EngineLoop<C> {
         self.connector.load(Load { id: load.id, pull, first_block_index, blocks });
     }
 
+    /// Answers. What the answers tell of is published before: a client that has one in hand finds
+    /// it in the snapshot.
     fn dispatch(&mut self, events: Vec<Event>) {
+        self.shared.publish(self.engine.stats());
         let mut events = events.into_iter().peekable();
         while let Some(event) = events.next() {
             match event {
@@ -391,3 +394,6 @@ impl<C: Connector> EngineLoop<C> {
         Some(Ending { reason: finished.reason, kv, cached_tokens, metrics, problem })
     }
 }
+
+#[cfg(test)]
+mod tests;
