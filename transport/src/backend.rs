@@ -117,6 +117,17 @@ pub(crate) trait Link: Send + Sync + 'static {
     /// link is not aborted. A `close` of the agent right after a finished read must not lose it.
     fn post(&self, transfer: Transfer);
 
+    /// Who waits for a posted transfer offers its thread for a moment, every time before it
+    /// sleeps. True: it was of use, and is again; do not sleep, but let others of your thread have
+    /// their turn. Called by one caller per transfer.
+    fn help(&self) -> bool {
+        false
+    }
+
+    /// Who has posted a transfer helps no more: it has its result, or has gone without. Called
+    /// once per `post`.
+    fn leave(&self) {}
+
     /// Sends a notification, in order with those of this link's finished transfers. Resolves as
     /// for `post`; dropping the future may or may not still send it.
     fn notify(&self, payload: Bytes) -> BoxFuture<'_, Result<(), Error>>;

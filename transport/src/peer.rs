@@ -1,7 +1,8 @@
 //! A connection to another agent, and the reads over it.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -306,11 +307,24 @@ impl Wait<'_> {
     async fn until_done(&mut self, deadline: Duration) -> Result<(), Error> {
         let dropped = |_| Err(self.peer.lost("the backend gave the transfer up"));
         let result = self.result.as_mut().expect("only this function takes it, at its end");
-        let finished = tokio::select! {
-            biased;
-            finished = &mut *result => finished.unwrap_or_else(dropped),
-            () = sleep_until(self.expires) => {
-                self.peer.link.abort(DEADLINE_PASSED);
+        let link = &self.peer.link;
+        let mut expired = pin!(sleep_until(self.expires));
+        let finished = poll_fn(|context| {
+            let mut finished = Pin::new(&mut *result).poll(context);
+            if finished.is_pending() && link.help() {
+                finished = Pin::new(&mut *result).poll(context);
+                // Others of this thread have their turn; then it helps again.
+                context.waker().wake_by_ref();
+            }
+            if finished.is_ready() {
+                return finished.map(Some);
+            }
+            expired.as_mut().poll(context).map(|()| None)
+        });
+        let finished = match finished.await {
+            Some(finished) => finished.unwrap_or_else(dropped),
+            None => {
+                link.abort(DEADLINE_PASSED);
                 // Not bounded by time: the caller must not get its bytes back before the device
                 // has let go of them, and `abort` guarantees that it will.
                 let finished = result.await.unwrap_or_else(dropped);
@@ -324,6 +338,7 @@ impl Wait<'_> {
 
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
+        self.peer.link.leave();
         let Some(result) = self.result.take() else { return };
         self.cancelled.store(true, Relaxed);
         let shared = &self.peer.agent.shared;

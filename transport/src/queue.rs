@@ -62,6 +62,12 @@ impl<C> Queue<C> {
         std::mem::replace(&mut state.commands, spare)
     }
 
+    /// Whether nothing waits. What was taken may still be under way.
+    #[cfg(feature = "verbs")]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.state().commands.is_empty()
+    }
+
     /// Takes no more; what waits comes back.
     pub(crate) fn close(&self) -> VecDeque<C> {
         let mut state = self.state();

@@ -34,7 +34,7 @@ pub struct RdmaSettings {
     /// Notifications up to this length travel within the work request, if the device can. Default
     /// 128 bytes.
     pub inline_bytes: u16,
-    /// How the progress thread learns of completions. Default: [`Completion::Event`].
+    /// How completions are learnt of. Default: [`Completion::Event`].
     pub completion: Completion,
     /// Exponent of the time after which an unanswered packet is sent again: 4.096 µs x 2^n, 1 to 31
     /// (InfiniBand specification, volume 1, 9.7.6.1.3). Default 18, which is 1.07 s.
@@ -108,13 +108,15 @@ impl RdmaSettings {
 /// Most queue pairs per peer.
 pub(crate) const MAX_QUEUE_PAIRS: u8 = 16;
 
-/// How the progress thread learns of completions.
+/// How completions are learnt of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Completion {
-    /// It sleeps on the completion channel: no CPU while nothing happens.
+    /// The progress thread sleeps on the completion channel: no CPU while nothing happens.
     #[default]
     Event,
-    /// It polls while there is a connection: a core per agent for the least latency.
+    /// Who waits for a read polls for its end, on its own thread: no hand-over to another one, and
+    /// a core per thread that waits. With nobody waiting for a read nothing is polled for, and
+    /// notifications come by event.
     Poll,
 }
 

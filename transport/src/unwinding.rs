@@ -9,3 +9,12 @@ impl Drop for AbortOnDrop {
         std::process::abort();
     }
 }
+
+/// Runs something that must not unwind.
+#[cfg(feature = "verbs")]
+pub(crate) fn or_abort<T>(work: impl FnOnce() -> T) -> T {
+    let abort_on_panic = AbortOnDrop;
+    let result = work();
+    std::mem::forget(abort_on_panic);
+    result
+}

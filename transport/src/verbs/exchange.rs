@@ -104,7 +104,7 @@ pub(super) async fn connect(
     }
     let task = hold(stream, Arc::clone(&state), Arc::clone(context), counted);
     context.tasks.spawn_on(task, &context.shared.runtime);
-    Ok(VerbsLink { state, queue: Arc::clone(&context.queue) })
+    Ok(VerbsLink { state, context: Arc::clone(context) })
 }
 
 /// Holds the socket of a link until the link is gone, and tells it when the peer is.

@@ -1,16 +1,17 @@
-//! One link as everybody but the progress thread sees it.
+//! One link as its callers see it.
 
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::Context;
 use super::progress::Command;
 use super::queues::LinkId;
 use crate::backend::{BoxFuture, Link, Transfer};
 use crate::error::Error;
-use crate::queue::Queue;
 
 /// What the two sides of a link, and the task that holds its socket, share.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub(super) struct LinkState {
     pub(super) peer: String,
     /// Why the link ended; the first reason counts.
     reason: OnceLock<String>,
+    /// Callers that look for completions, because they wait for one.
+    pub(super) waiting: AtomicUsize,
     /// Cancelled when its queue pairs, queue and buffers are gone.
     pub(super) buried: CancellationToken,
     /// Cancelled when its socket is, too.
@@ -29,7 +32,8 @@ pub(super) struct LinkState {
 impl LinkState {
     pub(super) fn new(id: LinkId, peer: String) -> Arc<Self> {
         let (buried, gone) = (CancellationToken::new(), CancellationToken::new());
-        Arc::new(Self { id, peer, reason: OnceLock::new(), buried, gone })
+        let waiting = AtomicUsize::new(0);
+        Arc::new(Self { id, peer, reason: OnceLock::new(), waiting, buried, gone })
     }
 
     /// The link is no longer alive, for this reason unless there is an earlier one.
@@ -51,26 +55,32 @@ impl LinkState {
 /// The handle of a link. Dropping it aborts the link.
 pub(super) struct VerbsLink {
     pub(super) state: Arc<LinkState>,
-    pub(super) queue: Arc<Queue<Command>>,
-}
-
-impl VerbsLink {
-    fn push(&self, command: Command) {
-        if let Err(command) = self.queue.push(command) {
-            command.refuse();
-        }
-    }
+    pub(super) context: Arc<Context>,
 }
 
 impl Link for VerbsLink {
     fn post(&self, transfer: Transfer) {
-        self.push(Command::Post { link: Arc::clone(&self.state), transfer });
+        if self.context.callers_poll() {
+            // First: the thread is not to have the link report.
+            self.state.waiting.fetch_add(1, SeqCst);
+        }
+        self.context.post(&self.state, transfer);
+    }
+
+    fn help(&self) -> bool {
+        self.context.help(&self.state)
+    }
+
+    fn leave(&self) {
+        if self.context.callers_poll() && self.state.waiting.fetch_sub(1, SeqCst) == 1 {
+            self.context.leave(&self.state);
+        }
     }
 
     fn notify(&self, payload: Bytes) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
             let (reply, sent) = oneshot::channel();
-            self.push(Command::Notify { link: Arc::clone(&self.state), payload, reply });
+            self.context.push(Command::Notify { link: Arc::clone(&self.state), payload, reply });
             sent.await.unwrap_or_else(|_dropped| Err(self.state.lost()))
         })
     }
@@ -83,7 +93,7 @@ impl Link for VerbsLink {
         // Reason first, so that whoever sees the end finds it.
         self.state.end(reason);
         if !self.state.buried.is_cancelled() {
-            self.push(Command::Abort { link: self.state.id });
+            self.context.push(Command::Abort { link: self.state.id });
         }
     }
 

@@ -1,4 +1,4 @@
-//! One link as the progress thread sees it: reads, notifies, and lets go.
+//! One link as those see it who carry it on: reads, notifies, and lets go.
 //!
 //! A link is attached when its queue pairs are connected. It ends for one of many reasons; then its
 //! queue pairs are put into the error state, which flushes everything that is posted without the
@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -285,7 +286,24 @@ impl Link {
         self.lanes.iter().any(|lane| lane.pair.is_at(address))
     }
 
-    fn is_ending(&self) -> bool {
+    /// Whether its queue is to report. Not while callers look for completions themselves, unless
+    /// somebody waits who does not: for a message, or for the end.
+    pub(super) fn is_to_report(&self) -> bool {
+        let waiting = self.outbox.iter().map(|message| &message.then);
+        let mut waiting = waiting.chain(self.sending.iter().flatten());
+        self.state.waiting.load(SeqCst) == 0
+            || self.is_ending()
+            || waiting.any(|then| matches!(then, Then::Reply(_)))
+    }
+
+    /// Whether something is under way.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.flow.is_empty()
+            || !self.outbox.is_empty()
+            || self.lanes.iter().any(|lane| !lane.ring.is_empty())
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
         self.flush_until.is_some()
     }
 

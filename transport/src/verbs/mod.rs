@@ -61,7 +61,7 @@ use self::device::Device;
 use self::library::refused;
 use self::link::MESSAGES;
 use self::memory::Registration;
-use self::progress::Command;
+use self::progress::{Command, Progress};
 use self::queues::{Channel, LinkId};
 use crate::backend::{Backend, BoxFuture, Link, Probe, Shared};
 use crate::config::{AgentConfig, BackendKind};
@@ -69,7 +69,7 @@ use crate::counters::Snapshot;
 use crate::error::Error;
 use crate::metadata::Metadata;
 use crate::queue::Queue;
-use crate::rdma::RdmaSettings;
+use crate::rdma::{Completion, RdmaSettings};
 use crate::region::RegionCore;
 
 /// What the progress thread, tasks and callers share.
@@ -86,6 +86,7 @@ struct Context {
     depth: usize,
     channel: Arc<Channel>,
     queue: Arc<Queue<Command>>,
+    progress: Mutex<Progress>,
     memory: RwLock<BTreeMap<u32, Arc<Registration>>>,
     next_id: AtomicU32,
     /// Why the device is of no use any more.
@@ -103,6 +104,11 @@ impl Context {
 
     fn next_id(&self) -> LinkId {
         self.next_id.fetch_add(1, Relaxed)
+    }
+
+    /// Whether those that wait for a transfer look for its completion themselves.
+    fn callers_poll(&self) -> bool {
+        self.settings.completion == Completion::Poll
     }
 
     /// Whether connections can be made at this moment.
@@ -166,6 +172,7 @@ pub(crate) async fn open(
         depth,
         channel,
         queue: Arc::new(queue),
+        progress: Mutex::default(),
         memory: RwLock::default(),
         next_id: AtomicU32::new(0),
         failed: OnceLock::new(),

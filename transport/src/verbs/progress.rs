@@ -1,13 +1,17 @@
-//! The progress thread: owns links and incoming connections, and is the only one that posts to
+//! Who carries links on. They are behind a lock: whoever holds it is the only one that posts to
 //! their queue pairs and polls their queues.
 //!
-//! It goes on while there is something to do, then arms the queues and sleeps on the completion
-//! channel, the device's events and its queue of commands; or, if the settings say so, never
-//! sleeps while there is a connection. Links take turns, a batch each, so that none waits for
-//! another's long transfer. Deadlines are kept elsewhere and come as aborts.
+//! Most of the time that is the progress thread. It goes on while there is something to do, then
+//! arms the queues and sleeps on the completion channel, the device's events and its queue of
+//! commands. Links take turns, a batch each, so that none waits for another's long transfer.
+//! Deadlines are kept elsewhere and come as aborts.
+//!
+//! A caller posts by itself when nobody is ahead of it, which saves it from waking the thread. And
+//! if the settings say that completions are polled for, callers do that for the links that they
+//! wait on ([`Context::help`]), and the thread leaves those to them. Only the thread lets go of links.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,13 +23,15 @@ use super::link::{Link, Reply};
 use super::queues::LinkId;
 use super::status::{Event, of_event};
 use crate::backend::Transfer;
-use crate::rdma::Completion;
-use crate::unwinding::AbortOnDrop;
+use crate::unwinding::or_abort;
 
 /// Rounds after which the device's events are looked at even though there is no pause.
 const ROUNDS_PER_LOOK: u32 = 1024;
 /// How often everything is looked at where waiting is not possible any more.
 const POLL: Duration = Duration::from_millis(10);
+/// How long a caller polls in one go. Longer than a read takes on RDMA hardware, so that it rarely
+/// goes back to its runtime with nothing; short enough for the other tasks of that thread.
+const GO: Duration = Duration::from_micros(50);
 
 /// What other threads ask of the progress thread.
 pub(super) enum Command {
@@ -53,6 +59,8 @@ pub(super) enum Command {
     Dismiss {
         connection: LinkId,
     },
+    /// Nothing, but that the thread looks at every link.
+    Look,
     Close,
 }
 
@@ -66,31 +74,146 @@ impl Command {
             Self::Attach(link) => link.state.end("the agent closes"),
             // Dropping it tells the waiting side.
             Self::Admit(_) => {}
-            Self::Abort { .. } | Self::PeerEnded { .. } | Self::Dismiss { .. } | Self::Close => {}
+            Self::Abort { .. } | Self::PeerEnded { .. } | Self::Dismiss { .. } => {}
+            Self::Look | Self::Close => {}
         }
     }
 }
 
 /// The body of the thread. Returns when everything is released.
-pub(super) fn run(context: &Arc<Context>) {
-    // Transfers live here while the device may write into their memory. Unwinding would free them.
-    let abort_on_panic = AbortOnDrop;
-    let mut progress = Progress {
-        context,
-        links: BTreeMap::new(),
-        kept: Vec::new(),
-        inbound: BTreeMap::new(),
-        closing: false,
-        spare: VecDeque::new(),
-    };
-    progress.run();
-    drop(progress);
-    context.queue.close().into_iter().for_each(Command::refuse);
-    std::mem::forget(abort_on_panic);
+pub(super) fn run(context: &Context) {
+    // Transfers live behind the lock while the device may write into their memory. Without the one
+    // who ends them they would stay there for ever.
+    or_abort(|| {
+        let mut rounds = 0_u32;
+        loop {
+            let mut progress = context.progress();
+            if progress.is_over() {
+                break;
+            }
+            let busy = progress.round(context);
+            rounds = rounds.wrapping_add(1);
+            if rounds.is_multiple_of(ROUNDS_PER_LOOK) {
+                progress.look_at_events(context);
+            }
+            if busy || progress.expire_and_arm() {
+                continue;
+            }
+            let due = progress.due();
+            drop(progress);
+            context.sleep(due);
+            context.progress().wake(context);
+        }
+        context.progress().release();
+        context.queue.close().into_iter().for_each(Command::refuse);
+    });
 }
 
-struct Progress<'a> {
-    context: &'a Arc<Context>,
+impl Context {
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        // Whoever panics while it holds the lock ends the process.
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lock, for a caller. None if somebody else is at it or something waits in the queue,
+    /// which comes first and is the thread's: it may be about to sleep, and would not look again
+    /// at what others took from there.
+    fn try_progress(&self) -> Option<MutexGuard<'_, Progress>> {
+        let progress = match self.progress.try_lock() {
+            Ok(progress) => progress,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        self.queue.is_empty().then_some(progress)
+    }
+
+    /// Hands a command to the thread.
+    pub(super) fn push(&self, command: Command) {
+        if let Err(command) = self.queue.push(command) {
+            command.refuse();
+        }
+    }
+
+    /// Posts a transfer: on this thread if nobody is ahead of it.
+    pub(super) fn post(&self, state: &Arc<LinkState>, transfer: Transfer) {
+        let Some(mut progress) = self.try_progress() else {
+            return self.push(Command::Post { link: Arc::clone(state), transfer });
+        };
+        or_abort(|| {
+            progress.post(self, state, transfer);
+            let Some(link) = progress.links.get_mut(&state.id) else { return };
+            let armed = link.armed;
+            // Ends when its queue pairs are full, at the latest.
+            while link.pump() {}
+            // As before: it will report what was posted now, too.
+            link.armed = armed;
+            self.let_it_report(link);
+        });
+    }
+
+    /// Looks for completions of a link on the thread of a caller that waits for one. False if that
+    /// is not for callers to do, and this one is to sleep.
+    pub(super) fn help(&self, state: &LinkState) -> bool {
+        if !self.callers_poll() {
+            return false;
+        }
+        let until = Instant::now() + GO;
+        while let Some(mut progress) = self.try_progress() {
+            // One that is over has told everybody who waited.
+            let Some(link) = progress.links.get_mut(&state.id) else { return false };
+            let any = or_abort(|| {
+                let any = link.poll() | link.pump();
+                self.let_it_report(link);
+                any
+            });
+            drop(progress);
+            if any || Instant::now() >= until {
+                break;
+            }
+            std::hint::spin_loop();
+        }
+        true
+    }
+
+    /// A caller helps with this link no more.
+    pub(super) fn leave(&self, state: &LinkState) {
+        let Some(mut progress) = self.try_progress() else {
+            // Whoever is at it may have looked at the link before this caller had left.
+            return self.push(Command::Look);
+        };
+        if let Some(link) = progress.links.get_mut(&state.id).filter(|link| link.is_busy()) {
+            or_abort(|| self.let_it_report(link));
+        }
+    }
+
+    /// Arms the queue of a link, unless callers look after it. A link that ends is the thread's.
+    fn let_it_report(&self, link: &mut Link) {
+        while link.is_to_report() && !link.armed {
+            link.arm();
+            // One that came before it was armed reports nothing.
+            if link.poll() | link.pump() {
+                link.armed = false;
+            }
+        }
+        if link.is_ending() {
+            self.push(Command::Look);
+        }
+    }
+
+    /// Waits for a completion, an event, a command, or a moment that is due.
+    fn sleep(&self, due: Option<Instant>) {
+        let timeout = due.map(|due| due.saturating_duration_since(Instant::now()));
+        let events = [self.channel.fd(), self.device.async_fd()];
+        if let Err(error) = self.queue.wait(&events, timeout) {
+            tracing::error!(%error, "cannot wait for completions; polling for them");
+            std::thread::sleep(POLL);
+        }
+    }
+}
+
+/// Every connection of an agent.
+#[derive(Default)]
+pub(super) struct Progress {
     links: BTreeMap<LinkId, Link>,
     /// Links that are over; empty without [`Faults::keep_endpoints`](crate::Faults).
     kept: Vec<Link>,
@@ -100,36 +223,37 @@ struct Progress<'a> {
     spare: VecDeque<Command>,
 }
 
-impl Progress<'_> {
-    fn run(&mut self) {
-        let mut rounds = 0_u32;
-        while !(self.closing && self.links.is_empty()) {
-            let mut busy = self.obey();
-            busy |= self.poll();
-            busy |= self.pump();
-            busy |= self.bury_the_dead();
-            rounds = rounds.wrapping_add(1);
-            if rounds.is_multiple_of(ROUNDS_PER_LOOK) {
-                self.look_at_events();
-            }
-            if !busy {
-                self.rest();
-            }
-        }
+impl Progress {
+    fn is_over(&self) -> bool {
+        self.closing && self.links.is_empty()
+    }
+
+    /// Lets go of everything; there will be no more.
+    fn release(&mut self) {
+        *self = Self { closing: true, ..Self::default() };
+    }
+
+    /// Everything that there is to do at the moment. False if that was nothing.
+    fn round(&mut self, context: &Context) -> bool {
+        let mut busy = self.obey(context);
+        busy |= self.poll();
+        busy |= self.pump();
+        busy |= self.bury_the_dead(context);
+        busy
     }
 
     /// Carries out the commands that wait. False if there were none.
-    fn obey(&mut self) -> bool {
-        let mut commands = self.context.queue.take(std::mem::take(&mut self.spare));
+    fn obey(&mut self, context: &Context) -> bool {
+        let mut commands = context.queue.take(std::mem::take(&mut self.spare));
         let any = !commands.is_empty();
         for command in commands.drain(..) {
-            self.apply(command);
+            self.apply(context, command);
         }
         self.spare = commands;
         any
     }
 
-    fn apply(&mut self, command: Command) {
+    fn apply(&mut self, context: &Context, command: Command) {
         match command {
             command @ (Command::Attach(_) | Command::Admit(_)) if self.closing => command.refuse(),
             Command::Attach(link) => {
@@ -138,13 +262,7 @@ impl Progress<'_> {
             Command::Admit(inbound) => {
                 self.inbound.insert(inbound.id, *inbound);
             }
-            Command::Post { link, transfer } => match self.links.get_mut(&link.id) {
-                Some(link) => {
-                    let memory = self.context.memory().get(&transfer.region().id).cloned();
-                    link.post(transfer, memory);
-                }
-                None => transfer.finish(Err(link.lost())),
-            },
+            Command::Post { link, transfer } => self.post(context, &link, transfer),
             Command::Notify { link, payload, reply } => match self.links.get_mut(&link.id) {
                 Some(link) => link.notify(payload, reply),
                 None => drop(reply.send(Err(link.lost()))),
@@ -167,7 +285,18 @@ impl Progress<'_> {
                     while inbound.poll() {}
                 }
             }
+            Command::Look => {}
             Command::Close => self.close(),
+        }
+    }
+
+    fn post(&mut self, context: &Context, link: &LinkState, transfer: Transfer) {
+        match self.links.get_mut(&link.id) {
+            Some(link) => {
+                let memory = context.memory().get(&transfer.region().id).cloned();
+                link.post(transfer, memory);
+            }
+            None => transfer.finish(Err(link.lost())),
         }
     }
 
@@ -200,9 +329,9 @@ impl Progress<'_> {
         any
     }
 
-    fn bury_the_dead(&mut self) -> bool {
+    fn bury_the_dead(&mut self, context: &Context) -> bool {
         let before = self.links.len();
-        let keeps = self.context.shared.faults.keep_endpoints && !self.closing;
+        let keeps = context.shared.faults.keep_endpoints && !self.closing;
         for (_, link) in self.links.extract_if(.., |_, link| link.is_gone()) {
             if keeps {
                 link.state.buried.cancel();
@@ -212,30 +341,25 @@ impl Progress<'_> {
         self.links.len() != before
     }
 
-    /// Waits for a completion, an event, a command, or a moment that is due.
-    fn rest(&mut self) {
+    /// The next moment at which a link is to be given up that does not flush.
+    fn due(&self) -> Option<Instant> {
+        self.links.values().filter_map(Link::due).min()
+    }
+
+    /// The last thing before a sleep. True if there is something to do after all.
+    fn expire_and_arm(&mut self) -> bool {
         let now = Instant::now();
-        let due = self.links.values().filter_map(Link::due).min();
-        if due.is_some_and(|due| due <= now) {
-            return self.links.values_mut().for_each(|link| link.expire(now));
+        if self.due().is_some_and(|due| due <= now) {
+            self.links.values_mut().for_each(|link| link.expire(now));
+            return true;
         }
-        let connected = !(self.links.is_empty() && self.inbound.is_empty());
-        if connected && self.context.settings.completion == Completion::Poll {
-            // Other threads of this core get their turn; on an idle one it returns at once.
-            std::thread::yield_now();
-            return;
-        }
-        if self.arm() {
-            return;
-        }
-        let timeout = due.map(|due| due.saturating_duration_since(now));
-        let (channel, device) = (&self.context.channel, &self.context.device);
-        if let Err(error) = self.context.queue.wait(&[channel.fd(), device.async_fd()], timeout) {
-            tracing::error!(%error, "cannot wait for completions; polling for them");
-            std::thread::sleep(POLL);
-        }
-        self.look_at_events();
-        while let Some(owner) = self.context.channel.next_report() {
+        self.arm()
+    }
+
+    /// The first thing after it.
+    fn wake(&mut self, context: &Context) {
+        self.look_at_events(context);
+        while let Some(owner) = context.channel.next_report() {
             if let Some(link) = self.links.get_mut(&owner) {
                 link.armed = false;
             }
@@ -248,7 +372,7 @@ impl Progress<'_> {
     /// Arms what is not; true if there turned out to be completions.
     fn arm(&mut self) -> bool {
         let mut any = false;
-        for link in self.links.values_mut().filter(|link| !link.armed) {
+        for link in self.links.values_mut().filter(|link| !link.armed && link.is_to_report()) {
             link.arm();
             // One that came before it was armed reports nothing.
             if link.poll() {
@@ -266,16 +390,16 @@ impl Progress<'_> {
         any
     }
 
-    fn look_at_events(&mut self) {
-        while let Some((number, element)) = self.context.device.next_event() {
+    fn look_at_events(&mut self, context: &Context) {
+        while let Some((number, element)) = context.device.next_event() {
             match of_event(number) {
                 Event::Device(failure) => {
-                    let _ = self.context.failed.set(failure.text.to_owned());
+                    let _ = context.failed.set(failure.text.to_owned());
                     self.fail_all(failure.kind, failure.text);
                 }
                 // A port's number is the first four bytes of the element.
-                Event::PortDown if element as u32 == u32::from(self.context.port.number) => {
-                    let (port, device) = (self.context.port.number, &self.context.device.name);
+                Event::PortDown if element as u32 == u32::from(context.port.number) => {
+                    let (port, device) = (context.port.number, &context.device.name);
                     let reason = format!("port {port} of RDMA device {device} went down");
                     self.fail_all("rdma_port_down", &reason);
                 }

@@ -63,7 +63,7 @@ impl Channel {
             return None;
         }
         // SAFETY: the queue is alive: destroying it waits for this acknowledgement, and happens on
-        // this very thread, which is here.
+        // the progress thread, which is here.
         unsafe { (self.device.verbs.ibv_ack_cq_events)(queue, 1) };
         Some(owner as usize as LinkId)
     }
@@ -93,7 +93,7 @@ pub(super) struct CompletionQueue {
     _counted: Held,
 }
 
-// SAFETY: as for `Channel`; one thread polls it.
+// SAFETY: as for `Channel`; one thread at a time polls it.
 unsafe impl Send for CompletionQueue {}
 
 impl CompletionQueue {
@@ -336,7 +336,7 @@ impl QueuePair {
             }
         }
         let mut refused = null_mut();
-        // SAFETY: the queue pair is alive and only this thread posts to it. The chain ends in a
+        // SAFETY: the queue pair is alive and only its owner posts to it. The chain ends in a
         // null `next`, and is copied by the device before the call returns; the memory is the
         // caller's promise.
         let status = unsafe { ibv_post_send(self.handle.as_ptr(), first_work, &mut refused) };

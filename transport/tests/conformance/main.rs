@@ -2,7 +2,7 @@
 //!
 //! TCP always runs. Verbs runs with the cargo feature `verbs` and `PDLAB_RDMA_DEVICE` set to the
 //! name of an RDMA device, and `PDLAB_RDMA_PEER_DEVICE` to that of another for the peer, if there
-//! is one; `scripts/rdma-tests` does so in a virtual machine, and runs UCX over the same devices.
+//! is one, and `PDLAB_RDMA_COMPLETION` to `poll` if that is to be tested; `scripts/rdma-tests` does so in a virtual machine, and runs UCX over the same devices.
 //! UCX runs with the cargo feature `ucx` and `PDLAB_TEST_UCX` set to a version
 //! that has been fetched, `system`, or a path; otherwise its tests say why they are skipped (run
 //! with `--nocapture` to see it).

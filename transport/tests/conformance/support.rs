@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
+use pdlab_transport::rdma::Completion;
 use pdlab_transport::{
     Agent, AgentConfig, BackendChoice, BackendKind, Descriptor, Error, Mapping, Notification, Peer,
     Region, UcxBuild,
@@ -33,6 +34,8 @@ pub(crate) struct Rdma {
     pub(crate) device: String,
     /// `PDLAB_RDMA_PEER_DEVICE`, else the same: of whoever is read from.
     pub(crate) peer_device: String,
+    /// `PDLAB_RDMA_COMPLETION`, else the default.
+    pub(crate) completion: Completion,
 }
 
 impl Rdma {
@@ -40,7 +43,9 @@ impl Rdma {
         let device = std::env::var("PDLAB_RDMA_DEVICE").ok().filter(|name| !name.is_empty())?;
         let peer_device =
             std::env::var("PDLAB_RDMA_PEER_DEVICE").unwrap_or_else(|_| device.clone());
-        Some(Self { device, peer_device })
+        let completion = std::env::var("PDLAB_RDMA_COMPLETION").ok().filter(|how| !how.is_empty());
+        let completion = completion.map(|how| how.parse().unwrap()).unwrap_or_default();
+        Some(Self { device, peer_device, completion })
     }
 
     pub(crate) fn devices(&self) -> [String; 2] {
@@ -81,6 +86,7 @@ impl Backend {
             let serves = name.starts_with("server") || matches!(name, "child" | "two");
             let device = if serves { &rdma.peer_device } else { &rdma.device };
             config.rdma.device = Some(device.clone());
+            config.rdma.completion = rdma.completion;
         }
         config.ucx_variables =
             std::env::vars().filter(|(name, _)| name.starts_with("UCX_")).collect();
