@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod gate;
+pub mod growth;
 pub mod junit;
 pub mod matrix;
 pub mod page;

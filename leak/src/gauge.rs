@@ -104,6 +104,19 @@ impl Gauge {
         }
     }
 
+    /// Whether the kernel counts it on RDMA devices.
+    pub fn is_of_devices(self) -> bool {
+        matches!(
+            self,
+            Gauge::RdmaMrs
+                | Gauge::RdmaMrBytes
+                | Gauge::RdmaQps
+                | Gauge::RdmaCqs
+                | Gauge::RdmaPds
+                | Gauge::PinnedOutlived
+        )
+    }
+
     /// Whether it counts bytes, so that rates and memory limits mean something.
     pub fn is_bytes(self) -> bool {
         match self {

@@ -4,19 +4,21 @@
 //! whole life are kept in constant memory, ever coarser, so that a slope is always one over all of
 //! it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pdlab_api::live::{LeakVerdict, MemoryReport, MemorySlope, RoleMemory};
-use pdlab_leak::estimate::Series;
 use pdlab_leak::explain;
 use pdlab_leak::gauge::{Axes, Gauge};
+use pdlab_leak::rdma::{Census, Objects};
 use pdlab_leak::sample::Sample;
 use pdlab_leak::sampler::Watched;
-use pdlab_leak::verdict::{Criteria, Judgement, VerdictKind, judge};
+use pdlab_leak::verdict::{Judgement, VerdictKind};
 use pdlab_leak::work::Unit;
 use tokio::time::{Instant, timeout};
 
 use super::Cluster;
+use crate::growth;
 use crate::repro::pairing::{counters, held};
 
 /// Readings kept of a process. An estimate takes some milliseconds from this many.
@@ -33,6 +35,7 @@ const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(1);
 pub struct MemoryWatch {
     /// In the order of [`Cluster::roles`].
     processes: Vec<Process>,
+    census: Census,
     began: Instant,
     judged: Option<Instant>,
     seed: u64,
@@ -73,6 +76,7 @@ impl MemoryWatch {
         };
         Self {
             processes: cluster.roles().iter().map(|role| process(role.pid())).collect(),
+            census: Census::open(),
             began: Instant::now(),
             judged: None,
             seed,
@@ -87,11 +91,14 @@ impl MemoryWatch {
             self.judged = Some(now);
         }
         let mut processes = Vec::new();
+        let objects = self.census.read();
         for (index, process) in self.processes.iter_mut().enumerate() {
             if dead.contains(&index) {
                 continue;
             }
-            let Some(sample) = process.read(cluster, index, self.began).await else { continue };
+            let Some(mut sample) = process.read(cluster, index, self.began).await else { continue };
+            let own = |of: &BTreeMap<u32, Objects>| of.get(&cluster.roles()[index].pid()).copied();
+            sample.rdma = objects.as_ref().map(|of| own(of).unwrap_or_default());
             process.samples.push(sample.clone());
             if judge_now {
                 process.finding = Finding::of(&process.samples.kept, self.seed);
@@ -119,10 +126,13 @@ impl Process {
 
 impl Finding {
     fn of(samples: &[Sample], seed: u64) -> Self {
-        let axes = Axes { gauge: Gauge::Held, unit: unit(samples) };
-        let criteria = Criteria::new(axes.gauge, margin(axes.unit));
-        let judgement = judge(&Series::of(samples, axes), &criteria, seed);
-        Self::from_judgement(&judgement, axes)
+        let unit = unit(samples);
+        let memory = growth::of_memory(samples, unit, margin(unit), seed);
+        // What it leaks of devices is told in words; the slope is always that of its memory.
+        let devices = if memory.leaks() { None } else { growth::of_devices(samples, unit, seed) };
+        let devices = devices.map(|found| Self::from_judgement(&found.judgement, found.axes));
+        let memory = Self::from_judgement(&memory.judgement, memory.axes);
+        devices.map_or(memory.clone(), |devices| Self { slope: memory.slope, ..devices })
     }
 
     fn from_judgement(judgement: &Judgement, axes: Axes) -> Self {

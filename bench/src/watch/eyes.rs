@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use pdlab_leak::rdma::{Census, Objects};
 use pdlab_leak::sample::Memory;
 use pdlab_leak::sampler::{Image, SampleError, Watched};
 use pdlab_leak::stacks::growth::Moment;
@@ -27,6 +28,7 @@ const STATE_MOST: Duration = Duration::from_secs(60);
 pub struct Eyes {
     watched: Watched,
     image: Option<Image>,
+    census: Census,
     state_due: Instant,
     state_pause: Duration,
 }
@@ -39,16 +41,26 @@ impl Eyes {
     pub fn open(pid: u32, now: Instant) -> Result<Self, SampleError> {
         let watched = Watched::open(pid)?;
         let image = watched.image();
-        Ok(Self { watched, image, state_due: now, state_pause: STATE_FIRST / 2 })
+        let census = Census::open();
+        Ok(Self { watched, image, census, state_due: now, state_pause: STATE_FIRST / 2 })
     }
 
-    /// Its memory now, and how long the next reading should wait at least.
+    /// Whether RDMA objects are counted here.
+    pub fn see_devices(&self) -> bool {
+        self.census.counts()
+    }
+
+    /// Its memory now and its RDMA objects, where they are counted, and how long the next reading should wait at least.
     ///
     /// # Errors
     /// If it has ended, or may no longer be read.
-    pub fn read(&self, now: Instant) -> Result<(Memory, Duration), SampleError> {
+    pub fn read(
+        &mut self,
+        now: Instant,
+    ) -> Result<(Memory, Option<Objects>, Duration), SampleError> {
         let memory = self.watched.glance()?;
-        Ok((memory, now.elapsed() * DUTY))
+        let objects = self.census.of(self.watched.pid());
+        Ok((memory, objects, now.elapsed() * DUTY))
     }
 
     /// Seconds of processor time that it has used.

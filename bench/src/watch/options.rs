@@ -128,8 +128,19 @@ impl WatchArgs {
     }
 }
 
-/// What `/proc` tells of any process; the other gauges need a role of pdlab that tells.
-const GAUGES: [Gauge; 5] = [Gauge::Held, Gauge::Rss, Gauge::Pinned, Gauge::Fds, Gauge::Threads];
+/// What the kernel tells of any process; the other gauges need a role of pdlab that tells.
+const GAUGES: [Gauge; 10] = [
+    Gauge::Held,
+    Gauge::Rss,
+    Gauge::Pinned,
+    Gauge::Fds,
+    Gauge::Threads,
+    Gauge::RdmaMrs,
+    Gauge::RdmaMrBytes,
+    Gauge::RdmaQps,
+    Gauge::RdmaCqs,
+    Gauge::RdmaPds,
+];
 
 fn parse_gauge(text: &str) -> Result<Gauge, String> {
     let found = GAUGES.into_iter().find(|gauge| gauge.name() == text);

@@ -81,6 +81,12 @@ impl Session {
         };
         let began = Instant::now();
         let eyes = Eyes::open(plan.target.pid, began)?;
+        if plan.gauge.is_of_devices() && !eyes.see_devices() {
+            return Err(WatchError::Unavailable(format!(
+                "--gauge {}: the kernel counts no RDMA objects here; `rdma link` shows the devices that there are",
+                plan.gauge
+            )));
+        }
         let mut remarks = Vec::new();
         let tracing = Tracing::start(&plan, &mut remarks)?;
         if plan.strace {
@@ -175,7 +181,7 @@ impl Session {
             Ok(work) => work,
             Err(reason) => {
                 // The process may have gone together with its metrics.
-                let pause = self.eyes.read(now)?.1;
+                let (_, _, pause) = self.eyes.read(now)?;
                 self.pause(reason);
                 return Ok(pause);
             }
@@ -184,10 +190,10 @@ impl Session {
         if self.eyes.has_executed() {
             self.start_over();
         }
-        let (memory, pause) = self.eyes.read(now)?;
+        let (memory, rdma, pause) = self.eyes.read(now)?;
         let t_us = self.began.elapsed().as_micros() as u64;
         let process = self.process.clone();
-        let sample = Sample { process, t_us, work, memory, ..Sample::default() };
+        let sample = Sample { process, t_us, work, memory, rdma, ..Sample::default() };
         file.add(std::slice::from_ref(&sample)).map_err(WatchError::from)?;
         self.course.add(sample, self.eyes.cpu_s(), &self.plan.rule());
         if self.states.is_none() {

@@ -7,7 +7,7 @@
 //! is resident or, once it has been unmapped, memory that no RSS shows and that is taken all the same.
 //!
 //! - [`Objects`]: what one process has.
-//! - [`Tracker`]: asks the kernel.
+//! - [`Tracker`]: asks the kernel. [`Census`]: does so for whoever can go on without an answer.
 //! - [`active_device`]: whether there is one at all.
 //! - `account`: whose they are (pure). `message`: the bytes of questions and answers (pure).
 
@@ -69,6 +69,37 @@ impl Objects {
             completion_queues: completion_queues?,
             protection_domains: pds?,
         })
+    }
+}
+
+/// The counts for a watch that goes on without them: on a machine that has no RDMA device, and from the moment on in which
+/// the kernel does not answer any more.
+#[derive(Debug, Default)]
+pub struct Census(Option<Tracker>);
+
+impl Census {
+    /// Whatever there is to count here.
+    pub fn open() -> Census {
+        Census(Tracker::open())
+    }
+
+    /// Whether anything is counted.
+    pub fn counts(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// What every process has that has anything; `None` if nothing is counted.
+    pub fn read(&mut self) -> Option<BTreeMap<u32, Objects>> {
+        let objects = self.0.as_mut()?.read().ok();
+        if objects.is_none() {
+            self.0 = None;
+        }
+        objects
+    }
+
+    /// What one process has; `None` if nothing is counted.
+    pub fn of(&mut self, pid: u32) -> Option<Objects> {
+        self.read().map(|objects| objects.get(&pid).copied().unwrap_or_default())
     }
 }
 

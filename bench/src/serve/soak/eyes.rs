@@ -1,18 +1,18 @@
 //! Who is watched during a soak, and what the verdict on each is.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use pdlab_api::snapshot::Snapshot;
-use pdlab_leak::estimate::Series;
 use pdlab_leak::explain;
-use pdlab_leak::gauge::{Axes, Gauge};
+use pdlab_leak::rdma::{Census, Objects};
 use pdlab_leak::sample::Sample;
 use pdlab_leak::sampler::Watched;
-use pdlab_leak::verdict::{Criteria, Judgement, VerdictKind, judge};
 use pdlab_leak::work::{Unit, Work};
 use serde_json::{Value, json};
 
 use crate::cluster::http::HttpClient;
+use crate::growth::{self, Finding};
 use crate::repro::pairing::{Counted, interpolate};
 use crate::serve::Error;
 
@@ -29,6 +29,7 @@ const MOST_SAMPLES: usize = 400;
 pub struct Eyes {
     client: HttpClient,
     began: Instant,
+    census: Census,
     eyes: Vec<Eye>,
 }
 
@@ -52,10 +53,8 @@ pub struct Role {
     pub label: String,
     /// Its number.
     pub pid: u32,
-    /// What its growth is measured against.
-    pub axes: Axes,
-    /// The verdict with its numbers.
-    pub judgement: Judgement,
+    /// The verdict on its memory, or on what it leaks of RDMA devices.
+    pub finding: Finding,
     /// Resident memory at the first and at the last reading, in bytes.
     pub rss_bytes: [u64; 2],
     /// Why it is read no more.
@@ -85,15 +84,20 @@ impl Eyes {
                 }
             });
         }
-        Ok(Self { client, began: Instant::now(), eyes })
+        Ok(Self { client, began: Instant::now(), census: Census::open(), eyes })
     }
 
     /// A reading of each; `answered` is this process's work so far. One that has ended is read no
     /// more.
     pub async fn read(&mut self, answered: u64) {
+        let objects = self.census.read();
         for eye in self.eyes.iter_mut().filter(|eye| eye.gone.is_none()) {
             match eye.sample(&self.client, self.began, answered).await {
-                Ok(sample) => eye.samples.push(sample),
+                Ok(mut sample) => {
+                    let own = |of: &BTreeMap<u32, Objects>| of.get(&eye.watched.pid()).copied();
+                    sample.rdma = objects.as_ref().map(|of| own(of).unwrap_or_default());
+                    eye.samples.push(sample);
+                }
                 Err(reason) => eye.gone = Some(reason),
             }
         }
@@ -103,18 +107,19 @@ impl Eyes {
     pub async fn judge(&self, seed: u64) -> Vec<Role> {
         let mut roles = Vec::with_capacity(self.eyes.len());
         for eye in &self.eyes {
-            let axes = Axes { gauge: Gauge::Held, unit: eye.unit };
-            let series = Series::of(&eye.samples.kept, axes);
-            let criteria = Criteria::new(axes.gauge, MARGIN_BYTES);
-            let judging = tokio::task::spawn_blocking(move || judge(&series, &criteria, seed));
+            let (samples, unit) = (eye.samples.kept.clone(), eye.unit);
+            let judging = tokio::task::spawn_blocking(move || {
+                let memory = growth::of_memory(&samples, unit, MARGIN_BYTES, seed);
+                let devices = || growth::of_devices(&samples, unit, seed);
+                if memory.leaks() { memory } else { devices().unwrap_or(memory) }
+            });
             // A judge that panicked is a bug here; its verdict is missing, and the load goes on.
-            let Ok(judgement) = judging.await else { continue };
+            let Ok(finding) = judging.await else { continue };
             let rss = |sample: Option<&Sample>| sample.map_or(0, |s| s.memory.rss_bytes);
             roles.push(Role {
                 label: eye.label.clone(),
                 pid: eye.watched.pid(),
-                axes,
-                judgement,
+                finding,
                 rss_bytes: [rss(eye.samples.kept.first()), rss(eye.samples.last.as_ref())],
                 gone: eye.gone.clone(),
             });
@@ -160,12 +165,12 @@ impl Eye {
 impl Role {
     /// Whether it leaks.
     pub fn leaks(&self) -> bool {
-        self.judgement.verdict.kind() == VerdictKind::Leak
+        self.finding.leaks()
     }
 
     pub(super) fn line(&self) -> String {
         let [_, now] = self.rss_bytes;
-        let verdict = self.judgement.verdict.kind();
+        let verdict = self.finding.judgement.verdict.kind();
         format!("{} {:.1} MB {verdict}", self.label, now as f64 / 1e6)
     }
 
@@ -175,19 +180,22 @@ impl Role {
         format!(
             "{:<16} RSS {first:.1} to {last:.1} MB. {}{}",
             self.label,
-            explain::verdict(&self.judgement, self.axes),
+            explain::verdict(&self.finding.judgement, self.finding.axes),
             gone.unwrap_or_default()
         )
     }
 
     pub(super) fn to_json(&self) -> Value {
-        let slope = self.judgement.estimate.as_ref().map(|estimate| estimate.slope);
+        let Finding { axes, judgement } = &self.finding;
+        let slope = judgement.estimate.as_ref().map(|estimate| estimate.slope);
         json!({
             "process": self.label,
             "pid": self.pid,
-            "verdict": self.judgement.verdict.kind().to_string(),
-            "unit": self.axes.unit.to_string(),
-            "slope_bytes_per_unit": slope.map(|slope| slope.value),
+            "verdict": judgement.verdict.kind().to_string(),
+            "gauge": axes.gauge.name(),
+            "unit": axes.unit.to_string(),
+            "slope_per_unit": slope.map(|slope| slope.value),
+            "slope_bytes_per_unit": slope.filter(|_| axes.gauge.is_bytes()).map(|slope| slope.value),
             "ci_low": slope.map(|slope| slope.low),
             "ci_high": slope.map(|slope| slope.high),
             "rss_first_bytes": self.rss_bytes[0],
@@ -248,7 +256,7 @@ mod tests {
         let roles = eyes.judge(1).await;
         let labels: Vec<&str> = roles.iter().map(|role| role.label.as_str()).collect();
         assert_eq!(labels[0], "client");
-        assert_eq!((roles.len(), roles[1].axes.unit), (2, Unit::Second));
+        assert_eq!((roles.len(), roles[1].finding.axes.unit), (2, Unit::Second));
         assert!(roles.iter().all(|role| role.rss_bytes[0] > 0 && !role.leaks()));
         let error = Eyes::open(&["http://127.0.0.1:9".to_owned()]).await.unwrap_err();
         assert!(error.is_bad_input() && error.to_string().starts_with("--watch"), "{error}");
