@@ -12,7 +12,8 @@ pub(crate) const JOB_IDS: JobId = u32::MAX - 15;
 /// Transfers of type `T` under way.
 #[derive(Debug)]
 pub(crate) struct Flow<T> {
-    jobs: BTreeMap<JobId, Job<T>>,
+    /// Boxed: the map has room for eleven in a node, which it makes anew for the first transfer.
+    jobs: BTreeMap<JobId, Box<Job<T>>>,
     /// Those that have blocks to post, oldest first.
     unposted: VecDeque<JobId>,
     next_id: JobId,
@@ -49,7 +50,7 @@ impl<T> Flow<T> {
         let id = self.next_id;
         self.next_id = (self.next_id + 1) % JOB_IDS;
         let job = Job { transfer, blocks, posted: 0, outstanding: 0, failed: false };
-        self.jobs.insert(id, job);
+        self.jobs.insert(id, Box::new(job));
         self.unposted.push_back(id);
     }
 
@@ -69,6 +70,12 @@ impl<T> Flow<T> {
             self.unposted.pop_front();
         }
         Some((id, &job.transfer, block))
+    }
+
+    /// Whether [`next`](Self::next) has one.
+    #[cfg(feature = "verbs")]
+    pub(crate) fn has_next(&self) -> bool {
+        self.outstanding < self.limit && !self.unposted.is_empty()
     }
 
     /// One outstanding operation of a transfer has ended. Returns the transfer with its last one.
@@ -91,8 +98,7 @@ impl<T> Flow<T> {
         ids.into_iter().filter_map(|id| self.take_if_over(id)).collect()
     }
 
-    /// Whether there is no transfer left. Verbs asks its queue pairs instead.
-    #[cfg(any(feature = "ucx", test))]
+    /// Whether there is no transfer left.
     pub(crate) fn is_empty(&self) -> bool {
         self.jobs.is_empty()
     }
@@ -106,7 +112,7 @@ impl<T> Flow<T> {
             return None;
         }
         self.unposted.retain(|unposted| *unposted != id);
-        let Job { transfer, failed, .. } = self.jobs.remove(&id)?;
+        let Job { transfer, failed, .. } = *self.jobs.remove(&id)?;
         Some(Ended { transfer, complete: !failed })
     }
 }

@@ -313,8 +313,10 @@ impl Wait<'_> {
             let mut finished = Pin::new(&mut *result).poll(context);
             if finished.is_pending() && link.help() {
                 finished = Pin::new(&mut *result).poll(context);
-                // Others of this thread have their turn; then it helps again.
-                context.waker().wake_by_ref();
+                if finished.is_pending() {
+                    // Others of this thread have their turn; then it helps again.
+                    context.waker().wake_by_ref();
+                }
             }
             if finished.is_ready() {
                 return finished.map(Some);

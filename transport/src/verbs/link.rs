@@ -339,10 +339,12 @@ impl Link {
     }
 
     fn post_reads(&mut self, index: usize) -> bool {
+        if !self.flow.has_next() {
+            return false;
+        }
         let lane = &mut self.lanes[index];
         let room = (self.depth - lane.reads).min(BATCH);
-        let mut requests: Vec<Request> = Vec::with_capacity(room);
-        let mut jobs = Vec::with_capacity(room);
+        let (mut requests, mut jobs) = (Vec::<Request>::new(), Vec::new());
         while requests.len() < room {
             let Some((id, job, at)) = self.flow.next() else { break };
             let piece = job.pieces[at];
