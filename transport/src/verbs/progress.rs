@@ -136,9 +136,15 @@ impl Context {
         }
     }
 
-    /// Posts a transfer: on this thread if nobody is ahead of it.
+    /// Posts a transfer: on this thread if nobody is ahead of it. Where something is under way and
+    /// completions wake the thread, it is the thread's: it takes together what has come together,
+    /// and a wake-up for several transfers is cheaper than one for each.
     pub(super) fn post(&self, state: &Arc<LinkState>, transfer: Transfer) {
-        let Some(mut progress) = self.try_progress() else {
+        let is_ours = |progress: &Progress| {
+            let link = progress.links.get(&state.id);
+            self.callers_poll() || link.is_none_or(|link| !link.is_busy())
+        };
+        let Some(mut progress) = self.try_progress().filter(|progress| is_ours(progress)) else {
             return self.push(Command::Post { link: Arc::clone(state), transfer });
         };
         or_abort(|| {
