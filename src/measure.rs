@@ -90,7 +90,7 @@ pub(crate) fn serve(options: &serve::Options) -> Result<(), Failure> {
         return soak(options, &config, &plan);
     }
     let progress = serve::progress::on_stderr(options.disable_tqdm);
-    let report = interruptible(async |cancel| {
+    let report = interruptible_on(options.threads, async |cancel| {
         serve::run(config, &*progress, cancel).await.map_err(serve_failure)
     })?;
     let presentation = options.presentation();
@@ -123,7 +123,7 @@ fn sweep(
     plan: serve::sweep::Plan,
 ) -> Result<(), Failure> {
     let progress = serve::progress::on_stderr(options.disable_tqdm);
-    let found = interruptible(async |cancel| {
+    let found = interruptible_on(options.threads, async |cancel| {
         serve::sweep::sweep(config, plan, &*progress, &cancel).await.map_err(serve_failure)
     })?;
     say(&found.console());
@@ -146,7 +146,7 @@ fn soak(
         .map_err(Failure::environment)?;
     let progress = serve::progress::on_stderr(options.disable_tqdm);
     let presentation = options.presentation();
-    let found = interruptible(async |cancel| {
+    let found = interruptible_on(options.threads, async |cancel| {
         serve::soak::soak(config, plan, &dir, &presentation, &*progress, &cancel)
             .await
             .map_err(serve_failure)
@@ -165,9 +165,22 @@ fn soak(
 pub(crate) fn interruptible<T>(
     work: impl AsyncFnOnce(CancellationToken) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    interruptible_on(2, work)
+}
+
+/// The same on so many threads. On one, who is woken by an event acts on it: no other thread is
+/// woken to see whether it could help.
+fn interruptible_on<T>(
+    threads: usize,
+    work: impl AsyncFnOnce(CancellationToken) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let mut builder = match threads {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = builder
         .enable_all()
-        .worker_threads(2)
+        .worker_threads(threads)
         .build()
         .map_err(|e| Failure::environment(format!("cannot start the runtime: {e}")))?;
     runtime.block_on(async {

@@ -70,6 +70,10 @@ pub struct Options {
     /// Number of requests; of a trace, its first ones
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub num_prompts: usize,
+    /// Threads that send and receive. One sends with the least delay, up to what a core can do; take
+    /// more if the result says that the client was the bottleneck
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=64))]
+    pub threads: usize,
     /// Seed of prompts and arrivals
     #[arg(long, default_value_t = 0)]
     pub seed: u64,

@@ -1,6 +1,7 @@
 //! Who is watched during a soak, and what the verdict on each is.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use pdlab_api::snapshot::Snapshot;
@@ -40,7 +41,7 @@ struct Eye {
     /// Where its counters are asked for; none for a process that has none, or is this one.
     url: Option<String>,
     unit: Unit,
-    watched: Watched,
+    watched: Arc<Watched>,
     samples: Thinned,
     /// Why there are no more readings.
     gone: Option<String>,
@@ -130,7 +131,14 @@ impl Eyes {
 
 impl Eye {
     fn new(label: String, url: Option<String>, unit: Unit, watched: Watched) -> Self {
-        Self { label, url, unit, watched, samples: Thinned::default(), gone: None }
+        Self {
+            label,
+            url,
+            unit,
+            watched: Arc::new(watched),
+            samples: Thinned::default(),
+            gone: None,
+        }
     }
 
     async fn sample(
@@ -148,7 +156,10 @@ impl Eye {
             Ok::<_, String>(Some(Counted::in_exchange(asked_us, now_us(), &snapshot)))
         };
         let before = counted().await?;
-        let memory = self.watched.read().map_err(|error| error.to_string())?;
+        // The kernel walks the process's pages for it; requests are not to be late for that.
+        let watched = Arc::clone(&self.watched);
+        let reading = tokio::task::spawn_blocking(move || watched.read()).await;
+        let memory = reading.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
         let t_us = now_us();
         let after = counted().await?;
         let (work, held) = match before.zip(after) {
