@@ -1,10 +1,8 @@
 //! Flags of the verbs transport. Each has a variable, so that a cluster's roles share them.
 
-use clap::{Args, Parser};
+use clap::Args;
 use pdlab_transport::RdmaSettings;
 use pdlab_transport::rdma::Completion;
-
-use crate::exit::Failure;
 
 /// Which RDMA device moves KV blocks, and how.
 #[derive(Debug, Clone, Args)]
@@ -61,17 +59,6 @@ pub(crate) struct RdmaArgs {
 }
 
 impl RdmaArgs {
-    /// Those of the environment, for whoever is told everything else by another process.
-    pub(crate) fn of_environment() -> Result<Self, Failure> {
-        /// Flags can only be parsed as part of a command.
-        #[derive(Parser)]
-        struct Alone {
-            #[command(flatten)]
-            rdma: RdmaArgs,
-        }
-        Alone::try_parse_from(["pdlab"]).map(|alone| alone.rdma).map_err(Failure::bad_input)
-    }
-
     /// The settings, checked as far as that can be done without a device.
     ///
     /// # Errors

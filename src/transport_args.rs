@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, Parser};
 use pdlab_transport::builds::{self, BuildSpec, Builds, UcxBuild};
+use pdlab_transport::rdma::Completion;
 use pdlab_transport::{AgentConfig, BackendChoice, BackendKind};
 
 use crate::exit::Failure;
@@ -23,14 +24,25 @@ pub(crate) struct TransportArgs {
     /// UCX build: a version such as 1.19.0, `system`, or a path
     #[arg(long, value_name = "BUILD", default_value = DEFAULT_UCX, env = "PDLAB_UCX")]
     ucx: BuildSpec,
+    /// How callers learn that UCX has read for them: `event` sleeps; with `poll`, who waits for a read
+    /// drives UCX itself, and takes a core per process
+    #[arg(long, value_name = "HOW", default_value_t = Completion::Event, env = "PDLAB_UCX_COMPLETION")]
+    ucx_completion: Completion,
     #[command(flatten)]
     rdma: RdmaArgs,
 }
 
 impl TransportArgs {
-    /// As if they had been given on the command line, and the settings of RDMA in the environment.
+    /// As if they had been given on the command line, and everything else in the environment.
     pub(crate) fn new(transport: BackendChoice, ucx: BuildSpec) -> Result<Self, Failure> {
-        Ok(Self { transport, ucx, rdma: RdmaArgs::of_environment()? })
+        /// Flags can only be parsed as part of a command.
+        #[derive(Parser)]
+        struct Alone {
+            #[command(flatten)]
+            transport: TransportArgs,
+        }
+        let alone = Alone::try_parse_from(["pdlab"]).map_err(Failure::bad_input)?;
+        Ok(Self { transport, ucx, ..alone.transport })
     }
 
     /// The transport of an agent. With `auto`, a UCX build that is not there is no error.
@@ -45,6 +57,7 @@ impl TransportArgs {
             listen,
             ucx,
             ucx_variables: ucx_variables(),
+            ucx_completion: self.ucx_completion,
             rdma: self.rdma.settings().map_err(Failure::bad_input)?,
             ..AgentConfig::new(name)
         })

@@ -25,10 +25,19 @@ fn trio(both: &[&str], prefill: &[&str], decode: &[&str]) -> Trio {
 /// Sends the load, and returns the snapshots of prefill and decode once it is quiet.
 async fn load(trio: &Trio) -> (Value, Value) {
     for n in 0..REQUESTS {
-        let body = json!({"prompt": format!("{n} {PROMPT}"), "max_tokens": 2});
-        let (status, answer) = post(&completions(&trio.router), body).await;
-        assert_eq!(status, 200, "{answer}");
+        request(trio, n).await;
     }
+    quiet(trio).await
+}
+
+async fn request(trio: &Trio, n: u64) {
+    let body = json!({"prompt": format!("{n} {PROMPT}"), "max_tokens": 2});
+    let (status, answer) = post(&completions(&trio.router), body).await;
+    assert_eq!(status, 200, "{answer}");
+}
+
+/// The snapshots of prefill and decode once no KV is held.
+async fn quiet(trio: &Trio) -> (Value, Value) {
     eventually("every KV block is free", async || {
         let (prefill, decode) = (trio.prefill.snapshot().await, trio.decode.snapshot().await);
         let free = |role: &Value| role["engine"]["blocks_free"] == role["engine"]["blocks_total"];
@@ -86,7 +95,12 @@ async fn what_is_kept_grows_with_every_transfer() {
 #[tokio::test]
 async fn a_prefill_that_is_gone_is_never_forgotten() {
     let trio = trio(&TCP, &["--renew-engine-every", "1"], &["--fault", "remote-kept"]);
-    let (_, decode) = load(&trio).await;
+    for n in 0..REQUESTS {
+        request(&trio, n).await;
+        // It becomes another engine when nobody needs the one it was: once decode has said so.
+        trio.prefill.drained().await;
+    }
+    let (_, decode) = quiet(&trio).await;
     assert_eq!(decode["remote_engines"], REQUESTS);
     assert_eq!(decode["work"]["reconnects"], REQUESTS - 1);
     end(trio);

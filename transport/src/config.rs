@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::faults::Faults;
-use crate::rdma::RdmaSettings;
+use crate::rdma::{Completion, RdmaSettings};
 
 /// A way of moving bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -126,6 +126,9 @@ pub struct AgentConfig {
     pub ucx_variables: BTreeMap<String, String>,
     /// Which RDMA device verbs opens, and how it uses it.
     pub rdma: RdmaSettings,
+    /// How completions of UCX are learnt of. With polling, callers that wait for a read drive UCX
+    /// themselves, and its thread never sleeps while nobody waits: a core per agent.
+    pub ucx_completion: Completion,
     /// Bounds. The defaults suit one engine with a handful of peers.
     pub limits: Limits,
     /// Mistakes to make on purpose. Default: none.
@@ -143,6 +146,7 @@ impl AgentConfig {
             ucx: None,
             ucx_variables: BTreeMap::new(),
             rdma: RdmaSettings::default(),
+            ucx_completion: Completion::default(),
             limits: Limits::default(),
             faults: Faults::default(),
         }

@@ -63,7 +63,6 @@ impl<C> Queue<C> {
     }
 
     /// Whether nothing waits. What was taken may still be under way.
-    #[cfg(feature = "verbs")]
     pub(crate) fn is_empty(&self) -> bool {
         self.state().commands.is_empty()
     }

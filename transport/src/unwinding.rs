@@ -11,7 +11,6 @@ impl Drop for AbortOnDrop {
 }
 
 /// Runs something that must not unwind.
-#[cfg(feature = "verbs")]
 pub(crate) fn or_abort<T>(work: impl FnOnce() -> T) -> T {
     let abort_on_panic = AbortOnDrop;
     let result = work();

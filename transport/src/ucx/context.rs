@@ -20,7 +20,7 @@ use super::wire;
 use crate::error::Error;
 use crate::region::RegionCore;
 
-/// An initialised UCX. Used by one thread, which is why it is not `Send`.
+/// An initialised UCX. Used by one thread at a time: see [`super::progress::Progress`].
 pub(super) struct Context {
     pub(super) ucx: &'static Ucx,
     pub(super) handle: ucp_context_h,

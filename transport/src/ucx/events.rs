@@ -1,8 +1,8 @@
 //! What UCX reports: callbacks write it down, the progress thread acts on it afterwards.
 //!
 //! Callbacks run inside of calls into UCX, when the worker is in the middle of something, so they
-//! decide nothing. They run on the thread that makes the call, which for one worker is always its
-//! progress thread; so the list is that thread's own.
+//! decide nothing. They run on the thread that makes the call; so the list is that thread's own, and
+//! whoever drives a worker takes what is in it before it lets somebody else do so.
 
 use std::cell::RefCell;
 use std::ffi::c_void;

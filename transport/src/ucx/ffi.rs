@@ -133,6 +133,10 @@ pub(super) const FEATURES: u64 = (sys::ucp_feature::UCP_FEATURE_RMA.0
     | sys::ucp_feature::UCP_FEATURE_AM.0
     | sys::ucp_feature::UCP_FEATURE_WAKEUP.0) as u64;
 pub(super) const PARAMS_FEATURES: u64 = sys::ucp_params_field::UCP_PARAM_FIELD_FEATURES.0 as u64;
+pub(super) const WORKER_THREAD_MODE: u64 =
+    sys::ucp_worker_params_field::UCP_WORKER_PARAM_FIELD_THREAD_MODE.0 as u64;
+pub(super) const ONE_THREAD_AT_A_TIME: sys::ucs_thread_mode_t =
+    sys::ucs_thread_mode_t::UCS_THREAD_MODE_SERIALIZED;
 pub(super) const MEM_MAP_RANGE: u64 =
     (sys::ucp_mem_map_params_field::UCP_MEM_MAP_PARAM_FIELD_ADDRESS.0
         | sys::ucp_mem_map_params_field::UCP_MEM_MAP_PARAM_FIELD_LENGTH.0) as u64;

@@ -1,4 +1,4 @@
-//! One link as everybody but the progress thread sees it.
+//! One link as its callers see it.
 
 use std::sync::{Arc, OnceLock};
 
@@ -6,11 +6,11 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::driver::Driver;
 use super::events::LinkId;
 use super::progress::Command;
 use crate::backend::{BoxFuture, Link, Transfer};
 use crate::error::Error;
-use crate::queue::Queue;
 
 /// What the two sides of a link share.
 #[derive(Debug)]
@@ -56,26 +56,26 @@ impl LinkState {
 /// The handle of a link. Dropping it aborts the link, also before it is connected.
 pub(super) struct UcxLink {
     pub(super) state: Arc<LinkState>,
-    pub(super) queue: Arc<Queue<Command>>,
-}
-
-impl UcxLink {
-    fn push(&self, command: Command) {
-        if let Err(command) = self.queue.push(command) {
-            command.refuse();
-        }
-    }
+    pub(super) driver: Arc<Driver>,
 }
 
 impl Link for UcxLink {
     fn post(&self, transfer: Transfer) {
-        self.push(Command::Post { link: Arc::clone(&self.state), transfer });
+        self.driver.post(&self.state, transfer);
+    }
+
+    fn help(&self) -> bool {
+        self.driver.help(&self.state)
+    }
+
+    fn leave(&self) {
+        self.driver.leave();
     }
 
     fn notify(&self, payload: Bytes) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
             let (reply, sent) = oneshot::channel();
-            self.push(Command::Notify { link: Arc::clone(&self.state), payload, reply });
+            self.driver.push(Command::Notify { link: Arc::clone(&self.state), payload, reply });
             sent.await.unwrap_or_else(|_dropped| Err(self.state.lost()))
         })
     }
@@ -88,7 +88,7 @@ impl Link for UcxLink {
         // Reason first, so that whoever sees the end finds it.
         self.state.end(reason);
         if !self.state.gone.is_cancelled() {
-            self.push(Command::Abort { link: self.state.id });
+            self.driver.push(Command::Abort { link: self.state.id });
         }
     }
 

@@ -4,8 +4,9 @@
 //! every UCX and starts without one. It knows nothing of builds and versions to fetch; see
 //! [`crate::builds`].
 //!
-//! One thread per agent owns everything of UCX and is the only one that calls it; the rest of the
-//! process talks to it through a queue. It sleeps on the worker's event descriptor.
+//! One thread per agent has everything of UCX and is the only one that calls it; the rest of the
+//! process talks to it through a queue. It sleeps on the worker's event descriptor. With polling,
+//! callers that wait for a transfer drive the worker in its place.
 //!
 //! Bottom up:
 //! - `ffi`: types, constants, and the table of functions. `library`: opens libucp.
@@ -14,8 +15,8 @@
 //! - `events`: what callbacks write down. `wire`: what agents say to each other.
 //! - `link`: the life of one connection; `crate::flow` says which block to read next.
 //! - `rcache`: what UCX's registration cache holds, for snapshots.
-//! - `progress`: the thread, behind a `crate::queue`. `handle`: a link as seen from elsewhere. `leaving`: threads that
-//!   outlive their agents.
+//! - `progress`: all of it together. `driver`: the thread behind a `crate::queue`, and callers that poll. `handle`: a
+//!   link as seen from elsewhere. `leaving`: threads that outlive their agents.
 //!
 //! # Memory handles
 //! A region is registered once, and every get names its memory handle. Without the handle, UCX
@@ -43,6 +44,7 @@
 //! library stays loaded: UCX's memory hooks cannot be taken out of a running process.
 
 mod context;
+mod driver;
 mod endpoint;
 mod events;
 mod ffi;
@@ -64,9 +66,10 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use self::driver::{Driver, Opened};
 use self::handle::{LinkState, UcxLink};
 use self::library::{Ucx, refused};
-use self::progress::{Command, Opened};
+use self::progress::Command;
 use crate::backend::{Backend, BoxFuture, Link, Probe, Shared};
 use crate::config::{AgentConfig, BackendKind, UcxBuild};
 use crate::counters::Snapshot;
@@ -81,7 +84,7 @@ struct UcxBackend {
     /// Our defaults below the user's variables.
     settings: Vec<(String, String)>,
     opened: Opened,
-    queue: Arc<Queue<Command>>,
+    driver: Arc<Driver>,
     next_link: AtomicU32,
     /// Cancelled when the thread has released everything.
     over: CancellationToken,
@@ -98,14 +101,16 @@ pub(crate) async fn open(
     let queue = Queue::new().map_err(|error| {
         refused(format!("cannot create an eventfd: {error}; check `ulimit -n`"))
     })?;
-    let queue = Arc::new(queue);
+    let driver = Arc::new(Driver::new(queue, config.ucx_completion));
     let over = CancellationToken::new();
     let (tell, opened) = oneshot::channel();
     let thread = {
-        let (config, queue, over) = (config.clone(), Arc::clone(&queue), over.clone().drop_guard());
+        let (config, over) = (config.clone(), over.clone().drop_guard());
+        let driver = Arc::clone(&driver);
         let shared = Arc::clone(&shared);
         let body = move || {
-            progress::run(ucx, &config, shared, &queue, tell);
+            driver.run(ucx, &config, shared, tell);
+            drop(driver);
             drop(over);
         };
         let builder = thread::Builder::new().name("pdlab-ucx".into());
@@ -117,7 +122,7 @@ pub(crate) async fn open(
         settings.iter().map(|setting| (setting.variable(), setting.value.to_owned())).collect();
     let thread = Mutex::new(Some(thread));
     let next_link = AtomicU32::new(0);
-    Ok(Arc::new(UcxBackend { ucx, shared, settings, opened, queue, next_link, over, thread }))
+    Ok(Arc::new(UcxBackend { ucx, shared, settings, opened, driver, next_link, over, thread }))
 }
 
 /// Whether `build` can be loaded, without opening anything in it.
@@ -150,7 +155,7 @@ impl Backend for UcxBackend {
         let (reply, registered) = mpsc::sync_channel(1);
         let closed = || Error::Closed { operation: "register memory" };
         let command = Command::Register { region: Arc::clone(region), reply };
-        self.queue.push(command).map_err(|_refused| closed())?;
+        self.driver.queue.push(command).map_err(|_refused| closed())?;
         registered.recv().unwrap_or_else(|_dropped| Err(closed()))
     }
 
@@ -158,7 +163,7 @@ impl Backend for UcxBackend {
         let (reply, deregistered) = mpsc::sync_channel(1);
         let closed = || Error::Closed { operation: "deregister memory" };
         let command = Command::Deregister { region: region.id, reply };
-        self.queue.push(command).map_err(|_refused| closed())?;
+        self.driver.queue.push(command).map_err(|_refused| closed())?;
         deregistered.recv().map_err(|_dropped| closed())
     }
 
@@ -184,11 +189,11 @@ impl Backend for UcxBackend {
             let id = self.next_link.fetch_add(1, Relaxed);
             let state = LinkState::new(id, metadata.name.clone());
             // Made before the command: if this future is dropped, the handle aborts the link.
-            let link = UcxLink { state: Arc::clone(&state), queue: Arc::clone(&self.queue) };
+            let link = UcxLink { state: Arc::clone(&state), driver: Arc::clone(&self.driver) };
             let (reply, connected) = oneshot::channel();
             let closed = || Error::Closed { operation: "connect to a peer" };
             let command = Command::Connect { link: state, metadata, reply };
-            self.queue.push(command).map_err(|_refused| closed())?;
+            self.driver.queue.push(command).map_err(|_refused| closed())?;
             connected.await.unwrap_or_else(|_dropped| Err(closed()))?;
             Ok(Arc::new(link) as Arc<dyn Link>)
         })
@@ -197,7 +202,7 @@ impl Backend for UcxBackend {
     fn close(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
             // Refused only if the thread is over already.
-            let _ = self.queue.push(Command::Close);
+            let _ = self.driver.queue.push(Command::Close);
             self.over.cancelled().await;
             let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(thread) = thread {
@@ -213,7 +218,7 @@ impl Backend for UcxBackend {
 impl Drop for UcxBackend {
     fn drop(&mut self) {
         // The thread releases everything on its own; nobody waits for it but the end of the process.
-        if self.queue.push(Command::Close).is_ok() {
+        if self.driver.queue.push(Command::Close).is_ok() {
             leaving::leaves(self.over.clone());
         }
     }

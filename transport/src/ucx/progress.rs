@@ -1,8 +1,8 @@
-//! The progress thread: owns context, worker, registrations and links, and is the only one that
-//! calls into UCX.
+//! Context, worker, registrations and links, and what is done with them. Whoever has this is the only
+//! one that calls into UCX: see [`super::driver`].
 //!
 //! It progresses until there is nothing to do, looks again for a moment, arms the worker's event
-//! descriptor, and sleeps on that and on its queue of commands. Deadlines are kept elsewhere and come
+//! descriptor, and sleeps on that and on the queue of commands. Deadlines are kept elsewhere and come
 //! as aborts.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -12,7 +12,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 
 use super::context::{Context, Registration};
 use super::events::{self, Event, LinkId, Tag};
@@ -27,7 +26,6 @@ use crate::error::Error;
 use crate::metadata::Metadata;
 use crate::queue::Queue;
 use crate::region::RegionCore;
-use crate::unwinding::AbortOnDrop;
 
 /// Calls of `ucp_worker_progress` in a row before commands are looked at again: under load there
 /// is always something to progress.
@@ -95,41 +93,8 @@ impl Command {
     }
 }
 
-/// What the opener learns of an opened backend.
-pub(super) struct Opened {
-    pub(super) version: String,
-    /// Framed for metadata.
-    pub(super) address: Bytes,
-}
-
-/// The body of the thread. Returns when everything is released.
-pub(super) fn run(
-    ucx: &'static Ucx,
-    config: &AgentConfig,
-    shared: Arc<Shared>,
-    queue: &Queue<Command>,
-    opened: oneshot::Sender<Result<Opened, Error>>,
-) {
-    // Transfers live here while UCX may write into their memory. Unwinding would free them.
-    let abort_on_panic = AbortOnDrop;
-    match Progress::open(ucx, config, shared, queue) {
-        Ok((progress, address)) => {
-            let version = ucx.version.to_string();
-            // If the opener has gone, there is nobody to close this.
-            if opened.send(Ok(Opened { version, address })).is_ok() {
-                progress.run();
-            }
-        }
-        Err(error) => {
-            let _ = opened.send(Err(error));
-        }
-    }
-    queue.close().into_iter().for_each(Command::refuse);
-    std::mem::forget(abort_on_panic);
-}
-
-struct Progress<'a> {
-    queue: &'a Queue<Command>,
+/// Everything of UCX that belongs to an agent.
+pub(super) struct Progress {
     shared: Arc<Shared>,
     /// Some once the agent closes: until then links may leave in good order.
     leave_until: Option<Instant>,
@@ -145,18 +110,26 @@ struct Progress<'a> {
     spare_events: Vec<Event>,
 }
 
-impl<'a> Progress<'a> {
-    fn open(
+// SAFETY: it is used by one thread at a time, behind a lock, which its worker is made for
+// (`UCS_THREAD_MODE_SERIALIZED`). Every `Rc` in it points to what is in it, and no clone leaves it,
+// so their counts are only changed by whoever has the lock, too. What callbacks note down for a
+// thread is taken before that thread lets go of the lock.
+unsafe impl Send for Progress {}
+
+impl Progress {
+    /// Opens UCX, and tells the address of this agent, framed for metadata.
+    ///
+    /// # Errors
+    /// What UCX says.
+    pub(super) fn open(
         ucx: &'static Ucx,
         config: &AgentConfig,
         shared: Arc<Shared>,
-        queue: &'a Queue<Command>,
     ) -> Result<(Self, Bytes), Error> {
         let context = Context::open(ucx, &config.ucx_variables, config.listen)?;
-        let worker = Worker::open(&context, &shared)?;
+        let worker = Worker::open(&context, &shared, config.ucx_completion)?;
         let address = worker.address()?;
         let progress = Self {
-            queue,
             shared,
             leave_until: None,
             links: BTreeMap::new(),
@@ -170,39 +143,70 @@ impl<'a> Progress<'a> {
         Ok((progress, address))
     }
 
-    fn run(mut self) {
+    /// Drives it alone until it is over.
+    pub(super) fn run(&mut self, queue: &Queue<Command>) {
         let mut idle_since = None;
         while !self.is_over() {
-            let mut busy = self.obey();
-            for _ in 0..PROGRESS_BURST {
-                let moved = self.worker.progress();
-                let settled = self.settle();
-                if !moved && !settled {
-                    break;
-                }
-                busy = true;
-            }
+            let busy = self.turn(queue);
             if busy || self.is_over() {
                 idle_since = None;
             } else if idle_since.get_or_insert_with(Instant::now).elapsed() < LINGER {
                 thread::yield_now();
             } else {
-                self.sleep();
+                self.sleep(queue);
                 idle_since = None;
             }
         }
-        for request in self.kept_requests {
-            self.worker.free(request);
+    }
+
+    /// Everything that there is to do at the moment, or much of it. False if that was nothing.
+    pub(super) fn turn(&mut self, queue: &Queue<Command>) -> bool {
+        let mut busy = self.obey(queue);
+        for _ in 0..PROGRESS_BURST {
+            if !self.step() {
+                break;
+            }
+            busy = true;
+        }
+        busy
+    }
+
+    /// The least that can be done. False if there was nothing to do.
+    pub(super) fn step(&mut self) -> bool {
+        let moved = self.worker.progress();
+        moved | self.settle()
+    }
+
+    /// Posts a transfer.
+    pub(super) fn post(&mut self, link: &LinkState, transfer: Transfer) {
+        match self.links.get_mut(&link.id) {
+            Some(link) => link.post(transfer, &self.memory),
+            None => transfer.finish(Err(link.lost())),
+        }
+        self.settle();
+    }
+
+    /// Whether a link is still there.
+    pub(super) fn has(&self, link: &LinkState) -> bool {
+        self.links.contains_key(&link.id)
+    }
+
+    /// Gives up what should have ended by now.
+    pub(super) fn expire_if_due(&mut self) {
+        let now = Instant::now();
+        if self.due().is_some_and(|due| due <= now) {
+            self.expire(now);
+            self.settle();
         }
     }
 
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.leave_until.is_some() && self.links.is_empty()
     }
 
     /// Carries out the commands that wait. False if there were none.
-    fn obey(&mut self) -> bool {
-        let mut commands = self.queue.take(std::mem::take(&mut self.spare_commands));
+    fn obey(&mut self, queue: &Queue<Command>) -> bool {
+        let mut commands = queue.take(std::mem::take(&mut self.spare_commands));
         let any = !commands.is_empty();
         for command in commands.drain(..) {
             self.apply(command);
@@ -231,10 +235,7 @@ impl<'a> Progress<'a> {
                 let opened = Link::open(link, &self.worker, &self.shared, metadata, reply);
                 self.links.extend(opened.map(|link| (id, link)));
             }
-            Command::Post { link, transfer } => match self.links.get_mut(&link.id) {
-                Some(link) => link.post(transfer, &self.memory),
-                None => transfer.finish(Err(link.lost())),
-            },
+            Command::Post { link, transfer } => self.post(&link, transfer),
             Command::Notify { link, payload, reply } => match self.links.get_mut(&link.id) {
                 Some(link) => link.notify(payload, reply),
                 None => drop(reply.send(Err(link.lost()))),
@@ -311,15 +312,15 @@ impl<'a> Progress<'a> {
     }
 
     /// Waits for UCX, a command, or a moment that is due. Returns at once if UCX has work.
-    fn sleep(&mut self) {
+    fn sleep(&mut self, queue: &Queue<Command>) {
         let now = Instant::now();
-        let due = self.links.values().filter_map(Link::due).chain(self.leave_until).min();
+        let due = self.due();
         if due.is_some_and(|due| due <= now) {
             return self.expire(now);
         }
         let timeout = due.map(|due| due.saturating_duration_since(now));
         let waited = match self.worker.arm() {
-            Ok(true) => self.wait(timeout),
+            Ok(true) => self.wait(queue, timeout),
             Ok(false) => Ok(()),
             Err(cause) => Err(cause),
         };
@@ -347,8 +348,21 @@ impl<'a> Progress<'a> {
         }
     }
 
-    fn wait(&self, timeout: Option<Duration>) -> Result<(), String> {
-        let waited = self.queue.wait(&[self.worker.event_fd()], timeout);
+    /// The next moment at which something is to be given up.
+    fn due(&self) -> Option<Instant> {
+        self.links.values().filter_map(Link::due).chain(self.leave_until).min()
+    }
+
+    fn wait(&self, queue: &Queue<Command>, timeout: Option<Duration>) -> Result<(), String> {
+        let waited = queue.wait(&[self.worker.event_fd()], timeout);
         waited.map_err(|error| format!("cannot wait for events: {error}"))
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        for request in std::mem::take(&mut self.kept_requests) {
+            self.worker.free(request);
+        }
     }
 }

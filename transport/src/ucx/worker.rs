@@ -1,4 +1,4 @@
-//! A UCX worker: what one thread drives, and what receives messages.
+//! A UCX worker: what one thread at a time drives, and what receives messages.
 
 use std::ffi::{c_int, c_void};
 use std::mem::zeroed;
@@ -13,15 +13,17 @@ use bytes::Bytes;
 use super::context::Context;
 use super::events::{self, Event};
 use super::ffi::{
-    AM_EAGER, AM_HAS_REPLY, AM_IS_RENDEZVOUS, MessageCallback, Posted, Request, RequestParam,
-    Status, message_handler, ucp_am_recv_param_t, ucp_ep_h, ucp_worker_h, ucp_worker_params_t,
+    AM_EAGER, AM_HAS_REPLY, AM_IS_RENDEZVOUS, MessageCallback, ONE_THREAD_AT_A_TIME, Posted,
+    Request, RequestParam, Status, WORKER_THREAD_MODE, message_handler, ucp_am_recv_param_t,
+    ucp_ep_h, ucp_worker_h, ucp_worker_params_t,
 };
 use super::library::{Ucx, refused};
 use super::wire::{self, Greeting};
 use crate::backend::Shared;
 use crate::error::Error;
+use crate::rdma::Completion;
 
-/// A worker, made, driven and destroyed by one thread.
+/// A worker, made and destroyed by one thread, and driven by one at a time.
 pub(super) struct Worker {
     pub(super) handle: ucp_worker_h,
     /// Owned by UCX; valid while the worker lives.
@@ -36,13 +38,21 @@ impl Worker {
     ///
     /// # Errors
     /// [`Error::Open`] with the call that failed and its status.
-    pub(super) fn open(context: &Rc<Context>, shared: &Arc<Shared>) -> Result<Rc<Self>, Error> {
+    pub(super) fn open(
+        context: &Rc<Context>,
+        shared: &Arc<Shared>,
+        completion: Completion,
+    ) -> Result<Rc<Self>, Error> {
         let ucx = context.ucx;
         let failed =
             |call: &str, status| refused(format!("{call} failed: {}", ucx.describe(status)));
         // SAFETY: plain data of C. All zeros is valid: an empty mask means a worker that only the
         // thread that made it uses.
-        let params: ucp_worker_params_t = unsafe { zeroed() };
+        let mut params: ucp_worker_params_t = unsafe { zeroed() };
+        if completion == Completion::Poll {
+            params.field_mask = WORKER_THREAD_MODE;
+            params.thread_mode = ONE_THREAD_AT_A_TIME;
+        }
         let mut handle = null_mut();
         // SAFETY: the context is alive; `params` is not kept; `handle` is written on success.
         let status = unsafe { (ucx.f.ucp_worker_create)(context.handle, &params, &mut handle) };
@@ -97,8 +107,8 @@ impl Worker {
 
     /// Moves communication on; callbacks run in here. False if there was nothing to do.
     pub(super) fn progress(&self) -> bool {
-        // SAFETY: the worker is alive, this is its thread (it is not `Send`), and we are not in a
-        // callback: those are the functions of this file and of `events`, which do not call this.
+        // SAFETY: the worker is alive, no other thread uses it now (it is not `Sync`), and we are not
+        // in a callback: those are the functions of this file and of `events`, which do not call this.
         unsafe { (self.ucx().f.ucp_worker_progress)(self.handle) != 0 }
     }
 
@@ -130,7 +140,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // SAFETY: created by us, destroyed once, on its own thread. Endpoints and remote keys
+        // SAFETY: created by us, destroyed once, on the thread that made it. Endpoints and remote keys
         // hold an `Rc` of it, so there are none left. Message callbacks may run for the last time
         // in here; their argument is freed later.
         unsafe { (self.ucx().f.ucp_worker_destroy)(self.handle) };

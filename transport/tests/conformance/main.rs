@@ -5,7 +5,7 @@
 //! is one, and `PDLAB_RDMA_COMPLETION` to `poll` if that is to be tested; `scripts/rdma-tests` does so in a virtual machine, and runs UCX over the same devices.
 //! UCX runs with the cargo feature `ucx` and `PDLAB_TEST_UCX` set to a version
 //! that has been fetched, `system`, or a path; otherwise its tests say why they are skipped (run
-//! with `--nocapture` to see it).
+//! with `--nocapture` to see it). `PDLAB_UCX_COMPLETION` may be `poll`.
 //!
 //! - `reads`: bytes arrive where they should, and notifications after them.
 //! - `bad_input`: damaged and forged metadata, ranges, sizes.

@@ -43,14 +43,18 @@ impl Rdma {
         let device = std::env::var("PDLAB_RDMA_DEVICE").ok().filter(|name| !name.is_empty())?;
         let peer_device =
             std::env::var("PDLAB_RDMA_PEER_DEVICE").unwrap_or_else(|_| device.clone());
-        let completion = std::env::var("PDLAB_RDMA_COMPLETION").ok().filter(|how| !how.is_empty());
-        let completion = completion.map(|how| how.parse().unwrap()).unwrap_or_default();
-        Some(Self { device, peer_device, completion })
+        Some(Self { device, peer_device, completion: completion("PDLAB_RDMA_COMPLETION") })
     }
 
     pub(crate) fn devices(&self) -> [String; 2] {
         [self.device.clone(), self.peer_device.clone()]
     }
+}
+
+/// What a variable says of completions, else the default.
+fn completion(variable: &str) -> Completion {
+    let how = std::env::var(variable).ok().filter(|how| !how.is_empty());
+    how.map(|how| how.parse().unwrap()).unwrap_or_default()
 }
 
 impl Backend {
@@ -88,6 +92,7 @@ impl Backend {
             config.rdma.device = Some(device.clone());
             config.rdma.completion = rdma.completion;
         }
+        config.ucx_completion = completion("PDLAB_UCX_COMPLETION");
         config.ucx_variables =
             std::env::vars().filter(|(name, _)| name.starts_with("UCX_")).collect();
         config
