@@ -2,6 +2,9 @@
 //! Every block that arrives is verified. Without `PDLAB_RDMA_DEVICE` each says that it is skipped;
 //! `scripts/rdma-tests` runs them in a machine that has two devices.
 
+use std::ops::Range;
+
+use pdlab_leak::rdma::{Census, Objects};
 use serde_json::json;
 
 use crate::common::{Role, Trio, post};
@@ -17,15 +20,21 @@ fn devices() -> Option<(String, String)> {
     Some((peer, device))
 }
 
-/// Sends prompts of several blocks and checks that each block came over, and right.
-async fn blocks_arrive(trio: &Trio) {
-    const REQUESTS: u64 = 6;
-    for request in 0..REQUESTS {
+const REQUESTS: u64 = 6;
+
+/// Sends prompts of several blocks, other ones for other numbers.
+async fn ask(trio: &Trio, numbers: Range<u64>) {
+    for request in numbers {
         let prompt = format!("{request} tells of {}", "a long way over the wire ".repeat(12));
         let body = json!({"prompt": prompt, "max_tokens": 4});
         let (status, answer) = post(&format!("{}/v1/completions", trio.router.url()), body).await;
         assert_eq!(status, 200, "{answer}");
     }
+}
+
+/// Sends prompts and checks that each block came over, and right.
+async fn blocks_arrive(trio: &Trio) {
+    ask(trio, 0..REQUESTS).await;
     let (prefill, decode) = trio.drained().await;
     assert_eq!(decode["work"]["transfers"], REQUESTS);
     let verified =
@@ -49,10 +58,20 @@ async fn rdma_over_verbs() {
     blocks_arrive(&trio).await;
     let snapshot = trio.decode.snapshot().await;
     assert_eq!(snapshot["transport"]["queue_pairs"], 2, "{snapshot}");
+    // What the kernel counts for both does not grow with requests, and goes with the processes.
+    let pids = [trio.prefill.pid(), trio.decode.pid()];
+    let mut census = Census::open();
+    let mut held = || pids.map(|pid| census.of(pid).unwrap());
+    let before = held();
+    assert!(before.iter().all(|objects| objects.queue_pairs == 2), "{before:?}");
+    ask(&trio, REQUESTS..2 * REQUESTS).await;
+    trio.drained().await;
+    assert_eq!(held(), before);
     let Trio { router, prefill, decode } = trio;
     for role in [router, decode, prefill] {
         assert_eq!(role.terminate(), Some(0));
     }
+    assert_eq!(held(), [Objects::default(); 2]);
 }
 
 /// With `auto`, a device is taken without a word.

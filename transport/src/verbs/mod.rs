@@ -13,7 +13,8 @@
 //! - `ffi`, `library`: types, the table of functions, and how it is opened.
 //! - `device`, `queues`, `memory`: owners of the library's objects; children hold their parents.
 //! - `link`, `inbound`: a connection that reads, and one that is read over. `progress`: the thread
-//!   that drives them. `exchange`: sockets. `handle`: a link as seen from elsewhere.
+//!   that drives them. `callers`: what callers do in its place. `exchange`: sockets. `handle`: a link
+//!   as its callers see it.
 //!
 //! # One-sided
 //! A peer's device answers reads without the peer's process, also while that is stopped. What a
@@ -29,6 +30,7 @@
 //! Queue pairs go to the error state, which flushes what is posted; then they are destroyed, then
 //! buffers, then queues, and with the last of them the device.
 
+mod callers;
 mod choice;
 mod device;
 mod exchange;

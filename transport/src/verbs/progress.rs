@@ -6,12 +6,10 @@
 //! commands. Links take turns, a batch each, so that none waits for another's long transfer.
 //! Deadlines are kept elsewhere and come as aborts.
 //!
-//! A caller posts by itself when nobody is ahead of it, which saves it from waking the thread. And
-//! if the settings say that completions are polled for, callers do that for the links that they
-//! wait on ([`Context::help`]), and the thread leaves those to them. Only the thread lets go of links.
+//! Else it is a caller: see [`super::callers`]. Only the thread lets go of links.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -29,12 +27,6 @@ use crate::unwinding::or_abort;
 const ROUNDS_PER_LOOK: u32 = 1024;
 /// How often everything is looked at where waiting is not possible any more.
 const POLL: Duration = Duration::from_millis(10);
-/// How often a caller polls in one go, which takes some 50 µs: longer than a read on RDMA hardware,
-/// so that it rarely goes back to its runtime with nothing, which wakes another thread there to see
-/// what there is to do; and not too long for the other tasks of its own. Counted and not timed,
-/// because looking at the clock takes as long as polling.
-const POLLS: usize = 512;
-
 /// What other threads ask of the progress thread.
 pub(super) enum Command {
     Attach(Box<Link>),
@@ -117,94 +109,10 @@ impl Context {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The lock, for a caller. None if somebody else is at it or something waits in the queue,
-    /// which comes first and is the thread's: it may be about to sleep, and would not look again
-    /// at what others took from there.
-    fn try_progress(&self) -> Option<MutexGuard<'_, Progress>> {
-        let progress = match self.progress.try_lock() {
-            Ok(progress) => progress,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return None,
-        };
-        self.queue.is_empty().then_some(progress)
-    }
-
     /// Hands a command to the thread.
     pub(super) fn push(&self, command: Command) {
         if let Err(command) = self.queue.push(command) {
             command.refuse();
-        }
-    }
-
-    /// Posts a transfer: on this thread if nobody is ahead of it. Where something is under way and
-    /// completions wake the thread, it is the thread's: it takes together what has come together,
-    /// and a wake-up for several transfers is cheaper than one for each.
-    pub(super) fn post(&self, state: &Arc<LinkState>, transfer: Transfer) {
-        let is_ours = |progress: &Progress| {
-            let link = progress.links.get(&state.id);
-            self.callers_poll() || link.is_none_or(|link| !link.is_busy())
-        };
-        let Some(mut progress) = self.try_progress().filter(|progress| is_ours(progress)) else {
-            return self.push(Command::Post { link: Arc::clone(state), transfer });
-        };
-        or_abort(|| {
-            progress.post(self, state, transfer);
-            let Some(link) = progress.links.get_mut(&state.id) else { return };
-            let armed = link.armed;
-            // Ends when its queue pairs are full, at the latest.
-            while link.pump() {}
-            // As before: it will report what was posted now, too.
-            link.armed = armed;
-            self.let_it_report(link);
-        });
-    }
-
-    /// Looks for completions of a link on the thread of a caller that waits for one. False if that
-    /// is not for callers to do, and this one is to sleep.
-    pub(super) fn help(&self, state: &LinkState) -> bool {
-        if !self.callers_poll() {
-            return false;
-        }
-        for _ in 0..POLLS {
-            let Some(mut progress) = self.try_progress() else { break };
-            // One that is over has told everybody who waited.
-            let Some(link) = progress.links.get_mut(&state.id) else { return false };
-            let any = or_abort(|| {
-                let any = link.poll() | link.pump();
-                self.let_it_report(link);
-                any
-            });
-            drop(progress);
-            if any {
-                break;
-            }
-            std::hint::spin_loop();
-        }
-        true
-    }
-
-    /// A caller helps with this link no more.
-    pub(super) fn leave(&self, state: &LinkState) {
-        let Some(mut progress) = self.try_progress() else {
-            // Whoever is at it may have looked at the link before this caller had left.
-            return self.push(Command::Look);
-        };
-        if let Some(link) = progress.links.get_mut(&state.id).filter(|link| link.is_busy()) {
-            or_abort(|| self.let_it_report(link));
-        }
-    }
-
-    /// Arms the queue of a link, unless callers look after it. A link that ends is the thread's.
-    fn let_it_report(&self, link: &mut Link) {
-        while link.is_to_report() && !link.armed {
-            link.arm();
-            // One that came before it was armed reports nothing.
-            if link.poll() | link.pump() {
-                link.armed = false;
-            }
-        }
-        if link.is_ending() {
-            self.push(Command::Look);
         }
     }
 
@@ -222,7 +130,7 @@ impl Context {
 /// Every connection of an agent.
 #[derive(Default)]
 pub(super) struct Progress {
-    links: BTreeMap<LinkId, Link>,
+    pub(super) links: BTreeMap<LinkId, Link>,
     /// Links that are over; empty without [`Faults::keep_endpoints`](crate::Faults).
     kept: Vec<Link>,
     inbound: BTreeMap<LinkId, Inbound>,
@@ -298,7 +206,7 @@ impl Progress {
         }
     }
 
-    fn post(&mut self, context: &Context, link: &LinkState, transfer: Transfer) {
+    pub(super) fn post(&mut self, context: &Context, link: &LinkState, transfer: Transfer) {
         match self.links.get_mut(&link.id) {
             Some(link) => {
                 let memory = context.memory().get(&transfer.region().id).cloned();
