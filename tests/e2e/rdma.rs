@@ -61,7 +61,7 @@ async fn rdma_over_verbs() {
     // What the kernel counts for both does not grow with requests, and goes with the processes.
     let pids = [trio.prefill.pid(), trio.decode.pid()];
     let mut census = Census::open();
-    let mut held = || pids.map(|pid| census.of(pid).unwrap());
+    let mut held = || pids.map(|pid| census.read().of(pid).unwrap());
     let before = held();
     assert!(before.iter().all(|objects| objects.queue_pairs == 2), "{before:?}");
     ask(&trio, REQUESTS..2 * REQUESTS).await;

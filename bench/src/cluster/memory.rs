@@ -4,13 +4,12 @@
 //! whole life are kept in constant memory, ever coarser, so that a slope is always one over all of
 //! it.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pdlab_api::live::{LeakVerdict, MemoryReport, MemorySlope, RoleMemory};
 use pdlab_leak::explain;
 use pdlab_leak::gauge::{Axes, Gauge};
-use pdlab_leak::rdma::{Census, Objects};
+use pdlab_leak::rdma::Census;
 use pdlab_leak::sample::Sample;
 use pdlab_leak::sampler::Watched;
 use pdlab_leak::verdict::{Judgement, VerdictKind};
@@ -91,14 +90,13 @@ impl MemoryWatch {
             self.judged = Some(now);
         }
         let mut processes = Vec::new();
-        let objects = self.census.read();
+        let holdings = self.census.read();
         for (index, process) in self.processes.iter_mut().enumerate() {
             if dead.contains(&index) {
                 continue;
             }
             let Some(mut sample) = process.read(cluster, index, self.began).await else { continue };
-            let own = |of: &BTreeMap<u32, Objects>| of.get(&cluster.roles()[index].pid()).copied();
-            sample.rdma = objects.as_ref().map(|of| own(of).unwrap_or_default());
+            sample.rdma = holdings.of(cluster.roles()[index].pid());
             process.samples.push(sample.clone());
             if judge_now {
                 process.finding = Finding::of(&process.samples.kept, self.seed);

@@ -59,7 +59,7 @@ impl Eyes {
         now: Instant,
     ) -> Result<(Memory, Option<Objects>, Duration), SampleError> {
         let memory = self.watched.glance()?;
-        let objects = self.census.of(self.watched.pid());
+        let objects = self.census.read().of(self.watched.pid());
         Ok((memory, objects, now.elapsed() * DUTY))
     }
 

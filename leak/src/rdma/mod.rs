@@ -88,18 +88,25 @@ impl Census {
         self.0.is_some()
     }
 
-    /// What every process has that has anything; `None` if nothing is counted.
-    pub fn read(&mut self) -> Option<BTreeMap<u32, Objects>> {
-        let objects = self.0.as_mut()?.read().ok();
+    /// What every process has now.
+    pub fn read(&mut self) -> Holdings {
+        let objects = self.0.as_mut().and_then(|tracker| tracker.read().ok());
         if objects.is_none() {
             self.0 = None;
         }
-        objects
+        Holdings(objects)
     }
+}
 
-    /// What one process has; `None` if nothing is counted.
-    pub fn of(&mut self, pid: u32) -> Option<Objects> {
-        self.read().map(|objects| objects.get(&pid).copied().unwrap_or_default())
+/// One reading: what every process has that has anything, or nothing if nothing was counted.
+#[derive(Debug, Default)]
+pub struct Holdings(Option<BTreeMap<u32, Objects>>);
+
+impl Holdings {
+    /// What one process has; `None` if nothing was counted.
+    pub fn of(&self, pid: u32) -> Option<Objects> {
+        let objects = self.0.as_ref()?;
+        Some(objects.get(&pid).copied().unwrap_or_default())
     }
 }
 
@@ -201,6 +208,15 @@ mod tests {
         let own = std::thread::spawn(|| process_of(nix::unistd::gettid().as_raw() as u32));
         assert_eq!(own.join().unwrap(), Some(std::process::id()));
         assert_eq!(process_of(u32::MAX), None);
+    }
+
+    #[test]
+    fn who_is_not_counted_has_nothing_and_without_a_count_nobody_knows() {
+        let some = Objects { queue_pairs: 2, ..Objects::default() };
+        let counted = Holdings(Some(BTreeMap::from([(7, some)])));
+        assert_eq!((counted.of(7), counted.of(8)), (Some(some), Some(Objects::default())));
+        assert_eq!(Holdings::default().of(7), None);
+        assert_eq!(Census::default().read().of(7), None);
     }
 
     #[test]

@@ -1,12 +1,11 @@
 //! Who is watched during a soak, and what the verdict on each is.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use pdlab_api::snapshot::Snapshot;
 use pdlab_leak::explain;
-use pdlab_leak::rdma::{Census, Objects};
+use pdlab_leak::rdma::Census;
 use pdlab_leak::sample::Sample;
 use pdlab_leak::sampler::Watched;
 use pdlab_leak::work::{Unit, Work};
@@ -91,12 +90,11 @@ impl Eyes {
     /// A reading of each; `answered` is this process's work so far. One that has ended is read no
     /// more.
     pub async fn read(&mut self, answered: u64) {
-        let objects = self.census.read();
+        let holdings = self.census.read();
         for eye in self.eyes.iter_mut().filter(|eye| eye.gone.is_none()) {
             match eye.sample(&self.client, self.began, answered).await {
                 Ok(mut sample) => {
-                    let own = |of: &BTreeMap<u32, Objects>| of.get(&eye.watched.pid()).copied();
-                    sample.rdma = objects.as_ref().map(|of| own(of).unwrap_or_default());
+                    sample.rdma = holdings.of(eye.watched.pid());
                     eye.samples.push(sample);
                 }
                 Err(reason) => eye.gone = Some(reason),
