@@ -106,7 +106,6 @@ pub(crate) fn serve(options: &serve::Options) -> Result<(), Failure> {
     if nothing_worked { Err(Failure::Said(1)) } else { Ok(()) }
 }
 
-/// `pdlab bench serve --sweep`.
 /// `pdlab bench plan`.
 pub(crate) fn plan(options: &workload::Options) -> Result<(), Failure> {
     let shape = options.shape().map_err(serve_failure)?;
@@ -117,6 +116,7 @@ pub(crate) fn plan(options: &workload::Options) -> Result<(), Failure> {
     Ok(())
 }
 
+/// `pdlab bench serve --sweep`.
 fn sweep(
     options: &serve::Options,
     config: &serve::Config,
@@ -170,7 +170,7 @@ pub(crate) fn interruptible<T>(
 
 /// The same on so many threads. On one, who is woken by an event acts on it: no other thread is
 /// woken to see whether it could help.
-fn interruptible_on<T>(
+pub(crate) fn interruptible_on<T>(
     threads: usize,
     work: impl AsyncFnOnce(CancellationToken) -> Result<T, Failure>,
 ) -> Result<T, Failure> {

@@ -12,7 +12,7 @@ use pdlab_transport::AgentConfig;
 use tokio::net::TcpListener;
 
 use crate::exit::Failure;
-use crate::measure::{interruptible, program, say, say_json};
+use crate::measure::{interruptible_on, program, say, say_json};
 use crate::roles::{follow_parent, log_to_stderr};
 use crate::transport_args::{DEFAULT_UCX, TransportArgs};
 
@@ -34,6 +34,7 @@ fn measure(options: &Options) -> Result<(), Failure> {
         connect: options.connect.clone(),
         data_host: options.data_host,
         ucx: options.ucx.clone(),
+        threads: options.threads,
         logs: dir.make_dir("logs").map_err(Failure::environment)?,
     };
     let note = |line: &str| {
@@ -42,7 +43,7 @@ fn measure(options: &Options) -> Result<(), Failure> {
         }
     };
     let setting = Setting { sites: &sites, dir: &dir, ceilings: !options.no_ceilings, note: &note };
-    let report = interruptible(async |cancel| {
+    let report = interruptible_on(1, async |cancel| {
         transfer::run(&plan, &setting, &cancel).await.map_err(failure)
     })?;
     say(&table(&report, &dir.path().display().to_string()));
@@ -72,7 +73,7 @@ fn serve(options: &Options, address: SocketAddr) -> Result<(), Failure> {
         device: variable("PDLAB_RDMA_DEVICE"),
         gid_index: variable("PDLAB_RDMA_GID_INDEX"),
     };
-    interruptible(async |stop| {
+    interruptible_on(options.threads.unwrap_or(1), async |stop| {
         let listener = TcpListener::bind(address).await.map_err(|error| {
             Failure::environment(format!("cannot listen on {address}: {error}; is it this host's?"))
         })?;

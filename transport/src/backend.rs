@@ -104,6 +104,19 @@ pub(crate) trait Backend: Send + Sync + 'static {
     fn close(&self) -> BoxFuture<'_, Result<(), Error>>;
 }
 
+/// Who of those that wait for transfers of a link offers its thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Helpers {
+    Nobody,
+    /// One at a time: more would be in each other's way, and in that of those whose transfers have
+    /// ended. The link manages for a while with a helper whose future nobody polls.
+    #[cfg_attr(not(feature = "ucx"), expect(dead_code, reason = "UCX asks for it"))]
+    One,
+    /// Whoever waits.
+    #[cfg_attr(not(feature = "verbs"), expect(dead_code, reason = "verbs asks for it"))]
+    Everybody,
+}
+
 /// One connection to one peer. Dropping the last handle is an `abort`; handles may be dropped
 /// anywhere, also outside of a runtime.
 pub(crate) trait Link: Send + Sync + 'static {
@@ -117,9 +130,14 @@ pub(crate) trait Link: Send + Sync + 'static {
     /// link is not aborted. A `close` of the agent right after a finished read must not lose it.
     fn post(&self, transfer: Transfer);
 
-    /// Who waits for a posted transfer offers its thread for a moment, every time before it
-    /// sleeps. True: it was of use, and is again; do not sleep, but let others of your thread have
-    /// their turn. Called by one caller per transfer.
+    /// Who of those that wait for transfers is to [`help`](Self::help). Always the same.
+    fn helpers(&self) -> Helpers {
+        Helpers::Nobody
+    }
+
+    /// Who waits for a posted transfer offers its thread for a moment, every time before it sleeps.
+    /// True: it was of use, and is again; do not sleep, but let others of your thread have their
+    /// turn.
     fn help(&self) -> bool {
         false
     }

@@ -5,6 +5,7 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::agent::Inner;
-use crate::backend::{Block, Link, Transfer, after};
+use crate::backend::{Block, Helpers, Link, Transfer, after};
 use crate::error::Error;
 use crate::metadata::{Metadata, RemoteRegion};
 use crate::region::{ExclusiveClaim, Region};
@@ -73,13 +74,16 @@ struct PeerInner {
     link: Arc<dyn Link>,
     metadata: Arc<Metadata>,
     slots: Arc<Semaphore>,
+    /// The turn to help a link that wants one helper.
+    helper: Semaphore,
     agent: Arc<Inner>,
 }
 
 impl Peer {
     pub(crate) fn new(agent: Arc<Inner>, metadata: Arc<Metadata>, link: Arc<dyn Link>) -> Self {
         let slots = Arc::new(Semaphore::new(agent.shared.limits.reads_per_peer));
-        Self { inner: Arc::new(PeerInner { link, metadata, slots, agent }) }
+        let helper = Semaphore::new(1);
+        Self { inner: Arc::new(PeerInner { link, metadata, slots, helper, agent }) }
     }
 
     /// Name of the agent at the other end.
@@ -308,22 +312,37 @@ impl Wait<'_> {
         let dropped = |_| Err(self.peer.lost("the backend gave the transfer up"));
         let result = self.result.as_mut().expect("only this function takes it, at its end");
         let link = &self.peer.link;
-        let mut expired = pin!(sleep_until(self.expires));
-        let finished = poll_fn(|context| {
-            let mut finished = Pin::new(&mut *result).poll(context);
-            if finished.is_pending() && link.help() {
-                finished = Pin::new(&mut *result).poll(context);
-                if finished.is_pending() {
-                    // Others of this thread have their turn; then it helps again.
-                    context.waker().wake_by_ref();
+        let finished = {
+            let mut expired = pin!(sleep_until(self.expires));
+            let helpers = link.helpers();
+            let mut turn = pin!(self.peer.helper.acquire());
+            // Some when it is our turn, which ends with this block.
+            let mut ours = None;
+            let ended = poll_fn(|context| {
+                let mut finished = Pin::new(&mut *result).poll(context);
+                if finished.is_pending()
+                    && helpers == Helpers::One
+                    && ours.is_none()
+                    && let Poll::Ready(permit) = turn.as_mut().poll(context)
+                {
+                    ours = permit.ok();
                 }
-            }
-            if finished.is_ready() {
-                return finished.map(Some);
-            }
-            expired.as_mut().poll(context).map(|()| None)
-        });
-        let finished = match finished.await {
+                let helps = ours.is_some() || helpers == Helpers::Everybody;
+                if finished.is_pending() && helps && link.help() {
+                    finished = Pin::new(&mut *result).poll(context);
+                    if finished.is_pending() {
+                        // Others of this thread have their turn; then it helps again.
+                        context.waker().wake_by_ref();
+                    }
+                }
+                if finished.is_ready() {
+                    return finished.map(Some);
+                }
+                expired.as_mut().poll(context).map(|()| None)
+            });
+            ended.await
+        };
+        let finished = match finished {
             Some(finished) => finished.unwrap_or_else(dropped),
             None => {
                 link.abort(DEADLINE_PASSED);

@@ -33,8 +33,11 @@ const TAIL_TIMEOUT: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Pool {
     peers: Vec<SocketAddr>,
-    idle: Mutex<Vec<(Connection, Instant)>>,
+    idle: Mutex<Vec<(Kept, Instant)>>,
 }
+
+/// Boxed, because a connection is large and changes hands with every request.
+type Kept = Box<Connection>;
 
 /// One connection, with at most one request on it.
 #[derive(Debug)]
@@ -60,11 +63,11 @@ impl Pool {
     pub(super) async fn send(
         &self,
         mut request: Request<Full<Bytes>>,
-    ) -> Result<(Connection, Response<Incoming>), String> {
+    ) -> Result<(Kept, Response<Incoming>), String> {
         loop {
             let mut connection = match self.take_idle() {
                 Some(connection) => connection,
-                None => self.connect().await?,
+                None => Box::new(self.connect().await?),
             };
             let answer = connection.sender.try_send_request(request);
             match connection.drive(answer).await {
@@ -79,7 +82,7 @@ impl Pool {
 
     /// Reads what is left of an answer and keeps the connection, or drops it if the server does
     /// not end the answer soon.
-    pub(super) async fn give_back(&self, mut connection: Connection, mut body: Incoming) {
+    pub(super) async fn give_back(&self, mut connection: Kept, mut body: Incoming) {
         let rest = async { while let Some(Ok(_)) = connection.frame(&mut body).await {} };
         if tokio::time::timeout(TAIL_TIMEOUT, rest).await.is_err() {
             return;
@@ -92,7 +95,7 @@ impl Pool {
         }
     }
 
-    fn take_idle(&self) -> Option<Connection> {
+    fn take_idle(&self) -> Option<Kept> {
         let mut idle = self.lock();
         let (connection, since) = idle.pop()?;
         if since.elapsed() < IDLE_LIMIT {
@@ -119,7 +122,7 @@ impl Pool {
         Ok(Connection { sender, driver: Some(driver), reused: false })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Connection, Instant)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Kept, Instant)>> {
         self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

@@ -208,16 +208,21 @@ impl Driver {
             };
             self.ledger.sent.fetch_add(1, Ordering::Relaxed);
             let (client, ledger) = (Arc::clone(&self.client), Arc::clone(&self.ledger));
-            let patience = planned.patience.unwrap_or(Duration::MAX);
-            tasks.spawn(async move {
+            // Boxed, because it is large and the runtime would move it several times.
+            tasks.spawn(Box::pin(async move {
                 let name = index.to_string();
-                // Dropping the request closes its connection, as a client that goes away does.
-                match timeout(patience, client.request(&name, body)).await {
-                    Ok(outcome) => ledger.add(Record::new(start, slot, outcome)),
-                    Err(_) => ledger.abandon(),
+                let request = client.request(&name, body);
+                let outcome = match planned.patience {
+                    // Dropping the request closes its connection, as a client that goes away does.
+                    Some(patience) => timeout(patience, request).await.ok(),
+                    None => Some(request.await),
+                };
+                match outcome {
+                    Some(outcome) => ledger.add(Record::new(start, slot, outcome)),
+                    None => ledger.abandon(),
                 }
                 drop(turn.permit);
-            });
+            }));
             while let Some(ended) = tasks.try_join_next() {
                 forward_panic(ended);
             }

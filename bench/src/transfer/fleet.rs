@@ -38,6 +38,8 @@ pub struct Sites {
     pub data_host: Option<IpAddr>,
     /// The UCX build of this host's agents, and of others unless they know better.
     pub ucx: Option<String>,
+    /// Threads of each agent of this host; by default as many as it has flows and this host processors.
+    pub threads: Option<usize>,
     /// Where the agents of this host log.
     pub logs: PathBuf,
 }
@@ -78,13 +80,15 @@ impl Fleet {
     /// # Errors
     /// Which agent could not, and why. What was begun is undone.
     pub async fn assemble(plan: &Plan, transport: &str, sites: &Sites) -> Result<Self, Error> {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = |agent| sites.threads.unwrap_or_else(|| plan.flows_of(agent).min(processors));
         let mut lines = Vec::new();
         for index in 0..=plan.peers {
             let remote = (index > 0 && !sites.connect.is_empty())
                 .then(|| &sites.connect[(index - 1) % sites.connect.len()]);
             lines.push(match remote {
                 Some(address) => Line::reach(index, address).await?,
-                None => Line::spawn(index, transport, sites).await?,
+                None => Line::spawn(index, transport, threads(index), sites).await?,
             });
         }
         // The address by which the first host that listens knows this one.
@@ -279,9 +283,14 @@ impl Line {
         Self::greet(label.clone(), stream, None).await
     }
 
-    async fn spawn(index: usize, transport: &str, sites: &Sites) -> Result<Self, Error> {
+    async fn spawn(
+        index: usize,
+        transport: &str,
+        threads: usize,
+        sites: &Sites,
+    ) -> Result<Self, Error> {
         let log = sites.logs.join(format!("agent-{index}-{transport}.log"));
-        let (child, address) = start(&sites.program, &log).await?;
+        let (child, address) = start(&sites.program, threads, &log).await?;
         let label = format!("{index} (pid {})", child.id().unwrap_or_default());
         let stream = TcpStream::connect(address).await;
         let stream = stream.map_err(|error| Error::Start(error.to_string()))?;
@@ -357,12 +366,13 @@ fn unexpected(label: &str, reply: &Reply) -> Error {
 }
 
 /// Starts an agent's process and waits until it listens.
-async fn start(program: &Path, log: &Path) -> Result<(Child, SocketAddr), Error> {
+async fn start(program: &Path, threads: usize, log: &Path) -> Result<(Child, SocketAddr), Error> {
     let failed = |reason: String| Error::Start(format!("{}: {reason}", program.display()));
     let stderr =
         File::create(log).map_err(|error| failed(format!("{}: {error}", log.display())))?;
     let spawned = Command::new(program)
         .args(["bench", "transfer", "--listen", "127.0.0.1:0", "--die-with-parent"])
+        .args(["--threads", &threads.to_string()])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(stderr)

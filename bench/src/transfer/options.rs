@@ -56,6 +56,10 @@ pub struct Options {
     /// Memory to walk through in each agent: cold (256M), hot (what is in flight), or bytes
     #[arg(long, value_name = "SET", value_delimiter = ',', default_value = "cold")]
     pub working_set: Vec<String>,
+    /// Threads of each agent of this host, beside those of its transport [default: one for each flow of
+    /// the agent, at most one for each processor; 1 with --listen]
+    #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=64))]
+    pub threads: Option<usize>,
     /// How long each measurement takes
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
     pub duration: Duration,

@@ -41,7 +41,8 @@ pub enum Register {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WorkingSet {
-    /// As few bytes as can be in flight, again and again: they stay in the caches.
+    /// One transfer's bytes of the source, into as few as can be in flight, again and again: they stay
+    /// in the caches.
     Hot,
     /// So many bytes in each agent, in turn, divided among its flows.
     Bytes(u64),
@@ -151,6 +152,13 @@ impl Plan {
         self.pattern.flows(self.peers)
     }
 
+    /// How many flows an agent has, at least one: each is as much as a thread can move.
+    pub fn flows_of(&self, agent: usize) -> usize {
+        let flows = self.flows();
+        let of_it = flows.iter().filter(|flow| flow.source == agent || flow.target == agent);
+        of_it.count().max(1)
+    }
+
     /// What is wrong with it, by option.
     ///
     /// # Errors
@@ -195,7 +203,8 @@ impl Plan {
         // What is in flight and, so that a slow one is not in the way, as much again.
         let least = cell.block_bytes * cell.depth as u64;
         match cell.working_set {
-            WorkingSet::Hot => Walk { source: least, slice: least },
+            // Every destination is somebody's own; the source is what `ucx_perftest` reads, one buffer.
+            WorkingSet::Hot => Walk { source: transfer, slice: least },
             WorkingSet::Bytes(bytes) => {
                 let flows = self.flows();
                 let most_into = (0..=self.peers).map(|agent| into(&flows, agent).count()).max();
@@ -296,10 +305,10 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_hot_walk_is_what_is_in_flight() {
+    fn a_hot_walk_is_one_transfer_into_what_is_in_flight() {
         let mut plan = plan(Pattern::ManyToOne, 1);
         plan.cells[0].working_set = WorkingSet::Hot;
-        assert_eq!(plan.walk(&plan.cells[0]), Walk { source: 256 << 10, slice: 256 << 10 });
+        assert_eq!(plan.walk(&plan.cells[0]), Walk { source: 64 << 10, slice: 256 << 10 });
     }
 
     #[test]

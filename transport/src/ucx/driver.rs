@@ -3,12 +3,13 @@
 //! With completion by event, the thread has everything to itself and sleeps when there is nothing to
 //! do. With polling ([`Completion::Poll`]), callers drive the worker of the agent while they wait,
 //! which hands nothing over to another thread; the thread does so while nobody waits, for peers whose
-//! gets UCX emulates, and looks in now and then on callers that do not come round to it.
+//! gets UCX emulates, and looks in now and then on callers that do not come round to it. It sleeps
+//! when for a while there was nothing to do: who measures something else is not to find us spinning.
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -27,6 +28,9 @@ use crate::unwinding::or_abort;
 const STEPS: usize = 16;
 /// How long the thread leaves the worker to callers before it looks in on them.
 const NAP: Duration = Duration::from_millis(1);
+/// How long the thread spins before it sleeps until there is an event. Many times what a peer that
+/// reads takes from one read to the next.
+const SPIN: Duration = Duration::from_millis(10);
 
 /// What the opener learns of an opened backend.
 pub(super) struct Opened {
@@ -43,11 +47,14 @@ pub(super) struct Driver {
     completion: Completion,
     /// Callers that wait, and drive.
     waiting: AtomicUsize,
+    /// How often a caller has posted, or has had it done; wraps.
+    posts: AtomicUsize,
 }
 
 impl Driver {
     pub(super) fn new(queue: Queue<Command>, completion: Completion) -> Self {
-        Self { queue, progress: Mutex::new(None), completion, waiting: AtomicUsize::new(0) }
+        let (waiting, posts) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { queue, progress: Mutex::new(None), completion, waiting, posts }
     }
 
     /// The body of the thread. Returns when everything is released.
@@ -88,13 +95,25 @@ impl Driver {
             }
             return;
         }
+        let mut seen = self.posts.load(SeqCst);
+        let mut idle_since = None;
         loop {
             let mut progress = self.lock();
             let Some(open) = progress.as_mut().filter(|open| !open.is_over()) else { return };
             let busy = open.turn(&self.queue);
             open.expire_if_due();
+            // Between two reads of a caller it is in the way, too: it has the lock when the next one
+            // is posted.
+            let posts = self.posts.load(SeqCst);
+            let callers_were_here = std::mem::replace(&mut seen, posts) != posts;
+            if busy || callers_were_here || self.waiting.load(SeqCst) > 0 {
+                idle_since = None;
+            } else if idle_since.get_or_insert_with(Instant::now).elapsed() >= SPIN {
+                // With the lock: a caller that comes leaves its transfer in the queue, which ends it.
+                open.sleep(&self.queue);
+            }
             drop(progress);
-            if self.waiting.load(SeqCst) > 0 {
+            if callers_were_here || self.waiting.load(SeqCst) > 0 {
                 // A command ends it. That waiting itself fails says nothing of UCX.
                 if self.queue.wait(&[], Some(NAP)).is_err() {
                     thread::sleep(NAP);
@@ -104,6 +123,10 @@ impl Driver {
                 thread::yield_now();
             }
         }
+    }
+
+    pub(super) fn callers_drive(&self) -> bool {
+        self.completion == Completion::Poll
     }
 
     /// Hands a command to the thread.
@@ -117,6 +140,7 @@ impl Driver {
     pub(super) fn post(&self, link: &Arc<LinkState>, transfer: Transfer) {
         if self.callers_drive() {
             self.waiting.fetch_add(1, SeqCst);
+            self.posts.fetch_add(1, SeqCst);
             if let Some(mut progress) = self.try_lock()
                 && let Some(open) = progress.as_mut()
             {
@@ -126,12 +150,9 @@ impl Driver {
         self.push(Command::Post { link: Arc::clone(link), transfer });
     }
 
-    /// Progresses on the thread of a caller that waits for a transfer of this link. False if that is
-    /// not for callers to do, and this one is to sleep.
+    /// Progresses on the thread of a caller that waits for a transfer of this link. False if that
+    /// link is over, and this one is to sleep.
     pub(super) fn help(&self, link: &LinkState) -> bool {
-        if !self.callers_drive() {
-            return false;
-        }
         for _ in 0..STEPS {
             let Some(mut progress) = self.try_lock() else { break };
             // What is over has told everybody who waited.
@@ -148,10 +169,6 @@ impl Driver {
         if self.callers_drive() {
             self.waiting.fetch_sub(1, SeqCst);
         }
-    }
-
-    fn callers_drive(&self) -> bool {
-        self.completion == Completion::Poll
     }
 
     /// The lock, for a caller. None if somebody else has it, or if something waits in the queue,

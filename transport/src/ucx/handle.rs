@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::driver::Driver;
 use super::events::LinkId;
 use super::progress::Command;
-use crate::backend::{BoxFuture, Link, Transfer};
+use crate::backend::{BoxFuture, Helpers, Link, Transfer};
 use crate::error::Error;
 
 /// What the two sides of a link share.
@@ -62,6 +62,10 @@ pub(super) struct UcxLink {
 impl Link for UcxLink {
     fn post(&self, transfer: Transfer) {
         self.driver.post(&self.state, transfer);
+    }
+
+    fn helpers(&self) -> Helpers {
+        if self.driver.callers_drive() { Helpers::One } else { Helpers::Nobody }
     }
 
     fn help(&self) -> bool {

@@ -312,7 +312,7 @@ impl Progress {
     }
 
     /// Waits for UCX, a command, or a moment that is due. Returns at once if UCX has work.
-    fn sleep(&mut self, queue: &Queue<Command>) {
+    pub(super) fn sleep(&mut self, queue: &Queue<Command>) {
         let now = Instant::now();
         let due = self.due();
         if due.is_some_and(|due| due <= now) {

@@ -54,11 +54,8 @@ impl Context {
     }
 
     /// Looks for completions of a link on the thread of a caller that waits for one. False if that
-    /// is not for callers to do, and this one is to sleep.
+    /// link is over, and this one is to sleep.
     pub(super) fn help(&self, state: &LinkState) -> bool {
-        if !self.callers_poll() {
-            return false;
-        }
         for _ in 0..POLLS {
             let Some(mut progress) = self.try_progress() else { break };
             // One that is over has told everybody who waited.

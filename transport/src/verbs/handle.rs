@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::Context;
 use super::progress::Command;
 use super::queues::LinkId;
-use crate::backend::{BoxFuture, Link, Transfer};
+use crate::backend::{BoxFuture, Helpers, Link, Transfer};
 use crate::error::Error;
 
 /// What the two sides of a link, and the task that holds its socket, share.
@@ -65,6 +65,10 @@ impl Link for VerbsLink {
             self.state.waiting.fetch_add(1, SeqCst);
         }
         self.context.post(&self.state, transfer);
+    }
+
+    fn helpers(&self) -> Helpers {
+        if self.context.callers_poll() { Helpers::Everybody } else { Helpers::Nobody }
     }
 
     fn help(&self) -> bool {

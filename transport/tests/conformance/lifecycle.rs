@@ -158,6 +158,22 @@ pub(crate) async fn full_inbox_drops_and_counts(backend: Backend) {
     }
 }
 
+/// However its completions come: who measures something else beside it is not to find it spinning.
+pub(crate) async fn an_idle_agent_takes_no_processor_time(backend: Backend) {
+    let server = PeerProcess::serve(&backend, LEN, 1).await;
+    let (client, region) = backend.client("client", LEN).await;
+    let peer = client.connect(&server.metadata, SOON).await.unwrap();
+    peer.read(&region, &whole(&region), None, SOON).await.unwrap();
+    sleep(Duration::from_millis(200)).await;
+    let before = server.processor_ticks();
+    sleep(Duration::from_millis(500)).await;
+    let taken = server.processor_ticks() - before;
+    assert!(taken < 10, "{taken} ticks of 50");
+    // And it wakes up.
+    peer.read(&region, &whole(&region), None, SOON).await.unwrap();
+    assert_arrived(&region, &whole(&region), 1);
+}
+
 pub(crate) async fn no_descriptor_and_no_thread_stays_behind(backend: Backend) {
     let counts = run_isolated(&backend).await;
     assert_eq!(counts["before"], counts["after"], "{counts}");

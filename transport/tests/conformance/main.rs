@@ -61,6 +61,7 @@ on_every_backend! {
         notification_follows_the_data,
         notifications_keep_their_order,
         many_reads_at_once,
+        a_read_does_not_depend_on_others_that_wait,
         two_servers_and_two_clients;
     bad_input:
         damaged_metadata,
@@ -86,6 +87,7 @@ on_every_backend! {
         a_region_in_use_is_not_deregistered (stopping),
         close_ends_reads_in_flight (stopping),
         closed_agents_say_so,
+        an_idle_agent_takes_no_processor_time,
         full_inbox_drops_and_counts,
         no_descriptor_and_no_thread_stays_behind;
     faults:

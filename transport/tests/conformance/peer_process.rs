@@ -91,6 +91,15 @@ impl PeerProcess {
         std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
     }
 
+    /// Processor time of all of the child's threads so far, in ticks of 10 ms.
+    pub(crate) fn processor_ticks(&self) -> u64 {
+        let pid = self.child.id().expect("it has not been waited for");
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        // The name, in brackets, may have spaces. `utime` and `stime` are fields 14 and 15.
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+    }
+
     fn signal(&self, signal: Signal) {
         let pid = self.child.id().expect("it has not been waited for");
         kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();

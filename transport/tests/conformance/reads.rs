@@ -1,6 +1,9 @@
 //! Bytes arrive where they should, whatever their sizes and order, and notifications after them.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use pdlab_transport::{BlockLayout, Descriptor, Mapping};
@@ -178,6 +181,23 @@ pub(crate) async fn notifications_keep_their_order(backend: Backend) {
         assert_eq!(payload.len(), 4 + index as usize * 11 % 5_000);
         assert!(payload[4..].iter().all(|byte| *byte == index as u8));
     }
+}
+
+pub(crate) async fn a_read_does_not_depend_on_others_that_wait(backend: Backend) {
+    let (server, _source) = backend.server("server", 16 * MIB, 5).await;
+    let (client, region) = backend.client("client", 17 * MIB).await;
+    let peer = connect(&client, &server).await;
+    let (large, small) = ([Descriptor::new(0, 0, 16 * MIB)], [Descriptor::new(16 * MIB, 0, 4096)]);
+    let mut first = pin!(peer.read(&region, &large, None, SOON));
+    // Begun, and then left alone.
+    let over = poll_fn(|context| Poll::Ready(first.as_mut().poll(context))).await;
+    peer.read(&region, &small, None, SOON).await.unwrap();
+    assert_arrived(&region, &small, 5);
+    match over {
+        Poll::Ready(report) => report.map(|_| ()).unwrap(),
+        Poll::Pending => first.await.map(|_| ()).unwrap(),
+    }
+    assert_arrived(&region, &large, 5);
 }
 
 pub(crate) async fn many_reads_at_once(backend: Backend) {
