@@ -73,14 +73,14 @@ fn serve(options: &Options, address: SocketAddr) -> Result<(), Failure> {
         device: variable("PDLAB_RDMA_DEVICE"),
         gid_index: variable("PDLAB_RDMA_GID_INDEX"),
     };
-    interruptible_on(options.threads.unwrap_or(1), async |stop| {
+    interruptible_on(1, async |stop| {
         let listener = TcpListener::bind(address).await.map_err(|error| {
             Failure::environment(format!("cannot listen on {address}: {error}; is it this host's?"))
         })?;
         let listening = listener.local_addr().map_err(Failure::environment)?;
         let (pid, protocol) = (std::process::id(), wire::VERSION);
         say_json(&Listening { listening, pid, protocol })?;
-        listen(listener, home, stop).await;
+        listen(listener, home, options.threads.unwrap_or(1), stop).await;
         Ok(())
     })
 }

@@ -1,10 +1,13 @@
-//! The serving side: an agent for every coordinator that connects.
+//! The serving side: an agent for every coordinator that connects, each with threads of its own.
+//! One is woken by what it waits for and acts on it; a second one would be woken, too, to see whether
+//! it could help.
 
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -20,9 +23,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Agents of one process at a time; more are not accepted until one ends.
 const MAX_SESSIONS: usize = 256;
 
-/// Serves until `stop`, then ends every session in order. What a connection does wrong ends that
-/// connection and nothing else.
-pub async fn listen(listener: TcpListener, home: Home, stop: CancellationToken) {
+/// Serves until `stop`, then ends every session in order; an agent has so many `threads`. What a
+/// connection does wrong ends that connection and nothing else.
+pub async fn listen(listener: TcpListener, home: Home, threads: usize, stop: CancellationToken) {
     let sessions = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -33,8 +36,8 @@ pub async fn listen(listener: TcpListener, home: Home, stop: CancellationToken) 
         match accepted {
             Ok((stream, from)) => {
                 let (home, stop) = (home.clone(), stop.clone());
-                sessions.spawn(async move {
-                    if let Err(error) = host(stream, home, &stop).await {
+                sessions.spawn_blocking(move || {
+                    if let Err(error) = host_apart(stream, home, threads, &stop) {
                         tracing::warn!(%from, %error, "a session ended early");
                     }
                 });
@@ -47,6 +50,22 @@ pub async fn listen(listener: TcpListener, home: Home, stop: CancellationToken) 
     }
     sessions.close();
     sessions.wait().await;
+}
+
+/// Hosts on a runtime of its own.
+fn host_apart(
+    stream: TcpStream,
+    home: Home,
+    threads: usize,
+    stop: &CancellationToken,
+) -> io::Result<()> {
+    let stream = stream.into_std()?;
+    let mut builder = match threads {
+        1 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    let runtime = builder.enable_all().worker_threads(threads).build()?;
+    runtime.block_on(async { host(TcpStream::from_std(stream)?, home, stop).await })
 }
 
 async fn host(mut stream: TcpStream, home: Home, stop: &CancellationToken) -> io::Result<()> {

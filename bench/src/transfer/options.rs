@@ -57,7 +57,7 @@ pub struct Options {
     #[arg(long, value_name = "SET", value_delimiter = ',', default_value = "cold")]
     pub working_set: Vec<String>,
     /// Threads of each agent of this host, beside those of its transport [default: one for each flow of
-    /// the agent, at most one for each processor; 1 with --listen]
+    /// the agent, at most one for each processor; with --listen one]
     #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=64))]
     pub threads: Option<usize>,
     /// How long each measurement takes
