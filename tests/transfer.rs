@@ -207,7 +207,7 @@ fn real_ucx_moves_blocks_beside_its_own_benchmark() {
 #[test]
 fn two_listeners_serve_one_run_after_another() {
     let scratch = tempfile::tempdir().unwrap();
-    let (one, two) = (Listener::here(&[]), Listener::here(&[]));
+    let (one, two) = (Listener::here(&[]), Listener::here(&["--threads", "2"]));
     let both = format!("{},{}", one.address, two.address);
     for out in ["first", "second"] {
         let output = transfer(&QUICK, scratch.path())

@@ -53,7 +53,8 @@ pub struct Options {
     /// Register the memory that receives once, or for each transfer
     #[arg(long, value_enum, value_delimiter = ',', default_value = "once")]
     pub register: Vec<Register>,
-    /// Memory to walk through in each agent: cold (256M), hot (what is in flight), or bytes
+    /// Memory to walk through in each agent: cold (256M), hot (one transfer's at
+    /// the source, what is in flight at the target), or bytes
     #[arg(long, value_name = "SET", value_delimiter = ',', default_value = "cold")]
     pub working_set: Vec<String>,
     /// Threads of each agent of this host, beside those of its transport [default: one for each flow of

@@ -305,6 +305,15 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn an_agent_has_the_flows_that_it_has_a_part_in() {
+        let flows = |pattern, peers, agent| plan(pattern, peers).flows_of(agent);
+        assert_eq!(flows(Pattern::ManyToOne, 4, 0), 4);
+        assert_eq!(flows(Pattern::ManyToOne, 4, 3), 1);
+        assert_eq!(flows(Pattern::AllToAll, 2, 1), 4);
+        assert_eq!(flows(Pattern::ManyToOne, 1, 9), 1, "none, but a thread all the same");
+    }
+
+    #[test]
     fn a_hot_walk_is_one_transfer_into_what_is_in_flight() {
         let mut plan = plan(Pattern::ManyToOne, 1);
         plan.cells[0].working_set = WorkingSet::Hot;
