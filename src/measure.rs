@@ -168,20 +168,12 @@ pub(crate) fn interruptible<T>(
     interruptible_on(2, work)
 }
 
-/// The same on so many threads. On one, who is woken by an event acts on it: no other thread is
-/// woken to see whether it could help.
+/// The same on so many threads.
 pub(crate) fn interruptible_on<T>(
     threads: usize,
     work: impl AsyncFnOnce(CancellationToken) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let mut builder = match threads {
-        1 => tokio::runtime::Builder::new_current_thread(),
-        _ => tokio::runtime::Builder::new_multi_thread(),
-    };
-    let runtime = builder
-        .enable_all()
-        .worker_threads(threads)
-        .build()
+    let runtime = pdlab_bench::runtime::with_threads(threads)
         .map_err(|e| Failure::environment(format!("cannot start the runtime: {e}")))?;
     runtime.block_on(async {
         let cancel = CancellationToken::new();

@@ -8,6 +8,7 @@ pub mod matrix;
 pub mod page;
 pub mod repro;
 pub mod run_dir;
+pub mod runtime;
 pub mod serve;
 pub mod transfer;
 pub mod watch;

@@ -1,13 +1,10 @@
 //! The serving side: an agent for every coordinator that connects, each with threads of its own.
-//! One is woken by what it waits for and acts on it; a second one would be woken, too, to see whether
-//! it could help.
 
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -15,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::session::{Home, Session};
 use super::wire::{self, Reply, Request};
+use crate::runtime;
 
 /// How long a new connection may take to greet.
 const GREETING: Duration = Duration::from_secs(10);
@@ -60,12 +58,8 @@ fn host_apart(
     stop: &CancellationToken,
 ) -> io::Result<()> {
     let stream = stream.into_std()?;
-    let mut builder = match threads {
-        1 => Builder::new_current_thread(),
-        _ => Builder::new_multi_thread(),
-    };
-    let runtime = builder.enable_all().worker_threads(threads).build()?;
-    runtime.block_on(async { host(TcpStream::from_std(stream)?, home, stop).await })
+    runtime::with_threads(threads)?
+        .block_on(async { host(TcpStream::from_std(stream)?, home, stop).await })
 }
 
 async fn host(mut stream: TcpStream, home: Home, stop: &CancellationToken) -> io::Result<()> {
