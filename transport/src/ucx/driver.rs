@@ -100,8 +100,8 @@ impl Driver {
         loop {
             let mut progress = self.lock();
             let Some(open) = progress.as_mut().filter(|open| !open.is_over()) else { return };
-            let busy = open.turn(&self.queue);
-            open.expire_if_due();
+            // What was given up may have been the last that this agent waited for.
+            let busy = open.turn(&self.queue) | open.expire_if_due();
             // Between two reads of a caller it is in the way, too: it has the lock when the next one
             // is posted.
             let posts = self.posts.load(SeqCst);

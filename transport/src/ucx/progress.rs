@@ -191,13 +191,15 @@ impl Progress {
         self.links.contains_key(&link.id)
     }
 
-    /// Gives up what should have ended by now.
-    pub(super) fn expire_if_due(&mut self) {
+    /// Gives up what should have ended by now. False if there is nothing of the kind.
+    pub(super) fn expire_if_due(&mut self) -> bool {
         let now = Instant::now();
-        if self.due().is_some_and(|due| due <= now) {
+        let is_due = self.due().is_some_and(|due| due <= now);
+        if is_due {
             self.expire(now);
             self.settle();
         }
+        is_due
     }
 
     pub(super) fn is_over(&self) -> bool {

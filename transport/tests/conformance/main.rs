@@ -151,7 +151,8 @@ mod tcp_only {
 mod ucx_alone {
     use pdlab_transport::BackendKind::Ucx;
 
-    use crate::{support::run, ucx_only};
+    use crate::support::{run, run_stopping};
+    use crate::ucx_only;
 
     #[test]
     fn addresses_and_keys_of_another_make() {
@@ -166,6 +167,11 @@ mod ucx_alone {
     #[test]
     fn close_waits_for_notifications_to_arrive() {
         run(Ucx, ucx_only::close_waits_for_notifications_to_arrive);
+    }
+
+    #[test]
+    fn close_waits_for_nothing_but_gets() {
+        run_stopping(Ucx, ucx_only::close_waits_for_nothing_but_gets);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! What is UCX's own: addresses and keys in frames, an answer to every hello, sockets that outlive
 //! their endpoints for a while.
 
+use std::time::{Duration, Instant};
+
 use pdlab_transport::Mapping;
 
 use crate::bad_input::reseal;
@@ -55,6 +57,32 @@ pub(crate) async fn close_waits_for_notifications_to_arrive(backend: Backend) {
         client.close().await.unwrap();
         assert_eq!(server.notification().await, text);
     }
+}
+
+/// Gets of a stopped peer have 100 ms to end; the second that an agent waits when it closes is for notifications that are
+/// not confirmed, and there are none. The best of three: the machine may be busy.
+pub(crate) async fn close_waits_for_nothing_but_gets(backend: Backend) {
+    let mut taken = Vec::new();
+    for _ in 0..3 {
+        let server = PeerProcess::serve(&backend, LEN, 1).await;
+        let (client, region) = backend.client("client", LEN).await;
+        let peer = client.connect(&server.metadata, SOON).await.unwrap();
+        server.stop().await;
+        let read = {
+            let (peer, region) = (peer.clone(), region.clone());
+            tokio::spawn(async move { peer.read(&region, &whole(&region), None, SOON).await })
+        };
+        until("the read is in flight", || client.snapshot().transfers_in_flight == 1).await;
+        // Nobody waits for it: nobody helps UCX along but the agent itself.
+        read.abort();
+        assert!(read.await.unwrap_err().is_cancelled());
+        let started = Instant::now();
+        client.close().await.unwrap();
+        taken.push(started.elapsed());
+        server.resume();
+    }
+    let least = taken.iter().min().unwrap();
+    assert!(*least < Duration::from_millis(900), "{taken:?}");
 }
 
 /// UCX keeps the socket of a closed endpoint until its keepalive finds that nobody is there.
