@@ -213,11 +213,12 @@ async fn round(backend: &Backend) {
     drop((peer, client, server));
 }
 
-/// Open descriptors and threads, once they have stopped falling.
+/// Open descriptors and threads, once they have stopped falling: for longer than the second that a dropped agent may take
+/// to leave its links.
 async fn settled() -> Value {
     let mut last = (usize::MAX, usize::MAX);
     let mut same = 0;
-    while same < 10 {
+    while same < 24 {
         let now = (entries("/proc/self/fd"), entries("/proc/self/task"));
         same = if now == last { same + 1 } else { 0 };
         last = now;
