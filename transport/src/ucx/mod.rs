@@ -31,12 +31,16 @@
 //! back for the last of its operations.
 //!
 //! # What UCX does to the owner
-//! Over InfiniBand and shared memory the owner's process has no part in a get. Over TCP, UCX
-//! emulates it: the owner's progress thread answers. If it fails to answer one because the reader
-//! has just died, while more gets of that reader wait in the socket, UCX aborts the owner's
-//! process (up to 1.22; 1.16 may crash instead). Killed at full load, about one reader in ten took
-//! its owner along. So links let their gets end before they close, and a cluster that should
-//! survive killed readers needs another transport than TCP.
+//! Over InfiniBand the owner's process has no part in a get. Over TCP and shared memory, UCX
+//! emulates it: the owner's progress thread answers. (`cma` could do without the owner, but cannot
+//! take memory back from a peer, and for an endpoint with error handling UCX wants that of whatever
+//! moves bulk data: <https://github.com/openucx/ucx/blob/master/src/ucp/wireup/select.c>.)
+//!
+//! Over TCP, if the owner fails to answer a get because the reader has just died, while more gets
+//! of that reader wait in the socket, UCX aborts the owner's process (up to 1.22; 1.16 may crash
+//! instead). Killed at full load, about one reader in ten took its owner along. So links let their
+//! gets end before they close, and a cluster that should survive killed readers needs another
+//! transport than TCP.
 //!
 //! # Teardown
 //! Gets end, keys are destroyed, endpoints closed, memory is unregistered, worker and context go.
