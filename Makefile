@@ -42,7 +42,7 @@ test:
 			cargo test --workspace --locked --features $(FEATURES) --test conformance; \
 	done
 	env $(unexport_ucx) PDLAB_TEST_UCX=$$(target/debug/pdlab ucx path $(DEMO_UCX)) PDLAB_UCX_COMPLETION=poll \
-		cargo test --workspace --locked --features $(FEATURES) --test conformance ucx::
+		cargo test --workspace --locked --features $(FEATURES) --test conformance ucx
 	cargo test --workspace --locked --features $(FEATURES) --doc
 	scripts/rdma-tests
 	env $(unexport_ucx) PDLAB_TEST_UCX=$$(target/debug/pdlab ucx path $(DEMO_UCX)) \
