@@ -127,6 +127,10 @@ async fn run_one(
     progress: &mut Progress,
     cancel: &CancellationToken,
 ) -> Result<Option<Entry>, RunDirError> {
+    // Begun now, it could fail before it is interrupted, or be skipped, and be told as something that was tried.
+    if cancel.is_cancelled() {
+        return Ok(None);
+    }
     let began = Instant::now();
     if let Some(why) = repro::lacking(scenario) {
         return Ok(Some(Entry::skipped(&scenario.name, &scenario.title, bug(scenario), why)));
