@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 use crate::peer_process::{PeerProcess, run_isolated};
 use crate::support::{
     Backend, SOON, assert_arrived, assert_drained, connect, fill, filled, kind, notified, payload,
-    until, whole,
+    read_in_flight, until, whole,
 };
 
 const LEN: usize = 1 << 20;
@@ -82,11 +82,7 @@ pub(crate) async fn a_region_in_use_is_not_deregistered(backend: Backend) {
     let (client, region) = backend.client("client", LEN).await;
     let peer = client.connect(&server.metadata, SOON).await.unwrap();
     server.stop().await;
-    let read = {
-        let (peer, region) = (peer.clone(), region.clone());
-        tokio::spawn(async move { peer.read(&region, &whole(&region), None, 3 * SOON).await })
-    };
-    until("the read is in flight", || client.snapshot().transfers_in_flight == 1).await;
+    let read = read_in_flight(&client, &peer, &region).await;
     assert_eq!(kind(client.deregister(&region)), "busy");
     peer.close().await;
     assert_eq!(kind(read.await.unwrap()), "peer_lost");
@@ -107,11 +103,7 @@ pub(crate) async fn close_ends_reads_in_flight(backend: Backend) {
     let (client, region) = backend.client("client", LEN).await;
     let peer = client.connect(&server.metadata, SOON).await.unwrap();
     server.stop().await;
-    let read = {
-        let (peer, region) = (peer.clone(), region.clone());
-        tokio::spawn(async move { peer.read(&region, &whole(&region), None, 3 * SOON).await })
-    };
-    until("the read is in flight", || client.snapshot().transfers_in_flight == 1).await;
+    let read = read_in_flight(&client, &peer, &region).await;
     timeout(SOON, client.close()).await.expect("close does not wait for the peer").unwrap();
     assert_eq!(kind(read.await.unwrap()), "closed");
     assert_drained(&client);

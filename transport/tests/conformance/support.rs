@@ -7,8 +7,9 @@ use bytes::Bytes;
 use pdlab_transport::rdma::Completion;
 use pdlab_transport::{
     Agent, AgentConfig, BackendChoice, BackendKind, Descriptor, Error, Mapping, Notification, Peer,
-    Region, UcxBuild,
+    ReadReport, Region, UcxBuild,
 };
+use tokio::task::JoinHandle;
 
 use crate::wire;
 
@@ -239,6 +240,19 @@ pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
         }
     });
     waited.await.unwrap_or_else(|_| panic!("{what}: still not so"));
+}
+
+/// A read of the whole region from a peer that does not answer, once it is on its way: the only one of this client.
+pub(crate) async fn read_in_flight(
+    client: &Agent,
+    peer: &Peer,
+    region: &Region,
+) -> JoinHandle<Result<ReadReport, Error>> {
+    let (peer, region) = (peer.clone(), region.clone());
+    let read =
+        tokio::spawn(async move { peer.read(&region, &whole(&region), None, 3 * SOON).await });
+    until("the read is in flight", || client.snapshot().transfers_in_flight == 1).await;
+    read
 }
 
 /// Unwraps an error and its kind, so that a case can compare it.

@@ -8,7 +8,7 @@ use pdlab_transport::Mapping;
 use crate::bad_input::reseal;
 use crate::peer_process::PeerProcess;
 use crate::support::{
-    Backend, SOON, assert_arrived, connect, kind, notified, payload, until, whole,
+    Backend, SOON, assert_arrived, connect, kind, notified, payload, read_in_flight, until, whole,
 };
 
 const LEN: usize = 1 << 20;
@@ -68,11 +68,7 @@ pub(crate) async fn close_waits_for_nothing_but_gets(backend: Backend) {
         let (client, region) = backend.client("client", LEN).await;
         let peer = client.connect(&server.metadata, SOON).await.unwrap();
         server.stop().await;
-        let read = {
-            let (peer, region) = (peer.clone(), region.clone());
-            tokio::spawn(async move { peer.read(&region, &whole(&region), None, SOON).await })
-        };
-        until("the read is in flight", || client.snapshot().transfers_in_flight == 1).await;
+        let read = read_in_flight(&client, &peer, &region).await;
         // Nobody waits for it: nobody helps UCX along but the agent itself.
         read.abort();
         assert!(read.await.unwrap_err().is_cancelled());
